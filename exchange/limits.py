@@ -76,6 +76,9 @@ class Limits:
     intake_at_once: int = 2
     intake_part_bytes: int = 64 * 1024 * 1024
     """By so many tasks files of people are loaded at once, and by parts of so many bytes."""
+    intake_bad_rows: int = 100_000
+    intake_bad_share: float = 0.1
+    """So many rows of a file, and such a share of them, may be bad, or it is refused as a whole."""
     period_seconds: float = 300.0
     """How often this side gives a sign of life."""
     four_eyes: frozenset[Held] = frozenset()

@@ -301,6 +301,14 @@ class Settings(BaseModel):
         default=_LIMITS.intake_part_bytes,
         description="A larger file is loaded by parts of about so many bytes, which several tasks work on.",
     )
+    intake_bad_rows: Number = Field(
+        default=_LIMITS.intake_bad_rows,
+        description="More bad rows refuse such a file as a whole, where its intake says nothing else.",
+    )
+    intake_bad_share: Share = Field(
+        default=_LIMITS.intake_bad_share,
+        description="So does a greater share of bad rows, if they are more than a few (0 to 1).",
+    )
     intake_group: Group = Field(
         default=None, description="The group whose members may drop files; without one only this user and root may."
     )

@@ -124,6 +124,12 @@ class Channel:
         wider.streams, _ = _parents_first((*self.streams, *streams))
         return wider
 
+    def with_only(self, stream: Stream) -> Channel:
+        """Give the same channel, as it is where rows of one of its streams are written, and maybe some columns."""
+        alone = copy.copy(self)
+        alone.streams = (stream,)
+        return alone
+
     @property
     def names(self) -> frozenset[str]:
         """The names by which a person may mean it: its own in the files, and the declared one."""

@@ -176,6 +176,13 @@ class Stream:
         return here
 
     @property
+    def lacking(self) -> list[str]:
+        """The columns of the table, as files call them, that rows of the stream lack and that no new row is without."""
+        there = {c.name for c in self.columns}
+        left = [c for c in self.table.columns if c.name not in there and not _fills_itself(c)]
+        return [self.in_files.get(c.name, str(c.name)) for c in left]
+
+    @property
     def hidden(self) -> frozenset[str]:
         """The members of a record's data or key whose values nobody sees."""
         return self.sensitive | {json_null_member(name) for name in self.sensitive}
@@ -391,6 +398,12 @@ def _rows_encoder(
         return rows
 
     return encode_rows
+
+
+def _fills_itself(column: sa.Column[Any]) -> bool:
+    if column.nullable or column.server_default is not None or column.identity is not None or column.computed:
+        return True
+    return column is column.table.autoincrement_column
 
 
 def _picker(codec: ColumnCodec) -> Callable[[Mapping[str, Json]], Any]:

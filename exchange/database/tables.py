@@ -122,7 +122,11 @@ class IntakeState(enum.StrEnum):
     LOADING = "loading"
     LOADED = "loaded"
     DUPLICATE = "duplicate"
+    REFUSING = "refusing"
+    """It is refused, and what was loaded of it is still to be taken back."""
     REFUSED = "refused"
+    CANCELLING = "cancelling"
+    """The same of one that a person gave up with all that was loaded of it."""
     CANCELLED = "cancelled"
 
 
@@ -1124,11 +1128,13 @@ intake = Table(
     Column("sha256", String(64), nullable=False),
     Column("bytes", BigInteger, nullable=False),
     Column("format", Text, nullable=False),
+    Column("terms", Text, nullable=False),
     Column("state", String(12), nullable=False),
     Column("priority", Integer, nullable=False, server_default="0"),
     Column("rows_read", BigInteger, nullable=False, server_default="0"),
     Column("rows_loaded", BigInteger, nullable=False, server_default="0"),
     Column("rows_parked", BigInteger, nullable=False, server_default="0"),
+    Column("rows_waiting", BigInteger, nullable=False, server_default="0"),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("next_try_at", UtcDateTime),
     Column("message", Text, nullable=False, server_default=""),
@@ -1140,17 +1146,22 @@ intake = Table(
     Index("ix_exchange_intake_state", "state", "priority", "id"),
 )
 """The files of rows that were taken in, each once: ``place`` is where it lies now, ``format`` how its bytes are rows,
-as JSON, ``who`` dropped it. A second one of the same bytes is a row of its own, a duplicate."""
+and ``terms`` on which they are loaded, as JSON; ``who`` dropped it. ``rows_waiting`` are those of the parked that only
+wait for another row. A second file of the same bytes is a row of its own, a duplicate."""
 
 intake_part = Table(
     "exchange_intake_part",
     metadata,
     Column("intake", BigInteger, primary_key=True, autoincrement=False),
     Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("start", BigInteger, nullable=False),
+    Column("start_line", BigInteger, nullable=False),
     Column("position", BigInteger, nullable=False),
     Column("line", BigInteger, nullable=False),
     Column("stop", BigInteger),
+    Column("attempts", Integer, nullable=False, server_default="0"),
     Column("done_at", UtcDateTime),
 )
-"""The parts of a file that are loaded beside each other: each goes from the byte ``position``, where ``line`` begins,
-to ``stop``, or to the file's end. The position moves on with each segment, in the transaction that has its rows."""
+"""The parts of a file that are loaded beside each other: each from the byte ``start``, where ``start_line`` begins, to
+``stop``, or to the file's end. It has come to ``position``, where ``line`` begins: that moves on with each segment,
+in the transaction that has its rows, and ``attempts`` since then are counted."""

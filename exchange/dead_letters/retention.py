@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine
 
 from exchange.database import ledger
 from exchange.database.locks import reading, writing
-from exchange.database.tables import DeadLetterState, UtcDateTime, dead_letter, revision, selected, selection
+from exchange.database.tables import DeadLetterState, UtcDateTime, dead_letter, event, revision, selected, selection
 from exchange.dead_letters.order import Cursor
 
 CHUNK = 1_000
@@ -54,6 +54,19 @@ def retire(
         removed += gone
         note(gone)
     return removed
+
+
+def remove_of_file(connection: Connection, intake: int) -> int:
+    """Remove the letters of a file of people as if its rows had never been read; give how many there were.
+
+    Whatever their state, with all that tells of them. Runs in the caller's transaction.
+    """
+    mine = sa.select(dead_letter.c.id).where(dead_letter.c.intake == intake)
+    connection.execute(sa.delete(event).where(event.c.subject == "dead_letter", event.c.subject_id.in_(mine)))
+    connection.execute(sa.delete(revision).where(revision.c.letter.in_(mine)))
+    connection.execute(sa.delete(selected).where(selected.c.letter.in_(mine)))
+    removing = sa.delete(dead_letter).where(dead_letter.c.intake == intake)
+    return connection.execute(removing, execution_options={"preserve_rowcount": True}).rowcount
 
 
 def forget_selections(engine: Engine) -> int:

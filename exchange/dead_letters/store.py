@@ -59,6 +59,8 @@ class Brief:
     last_seen: datetime
     next_try_at: datetime | None
     tries: int
+    intake: int | None
+    """The file of people that it is a row of; ``line`` is its line there."""
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
@@ -84,6 +86,7 @@ class Brief:
             "last_seen": self.last_seen.isoformat(),
             "next_try_at": self.next_try_at.isoformat() if self.next_try_at else None,
             "tries": self.tries,
+            "intake": self.intake,
         }
 
 
@@ -164,6 +167,8 @@ class Letter:
     schema_version: int | None = None
     producer: str | None = None
     """What the manifest says of its writer, safe to show; None for what this side itself would not send."""
+    intake: int | None = None
+    """The file of people that it is a row of: its record is as that is written."""
 
     @property
     def fingerprint(self) -> str:
@@ -220,10 +225,11 @@ def _row(letter: Letter, narrow: NarrowEncoding | None, moment: datetime) -> joi
         "updated_at": moment,
         "seen": 1,
         "first_seen": None,
-        "next_try_at": schedule.next_try(letter.direction, letter.error, 0, moment),
+        "next_try_at": None if letter.intake else schedule.next_try(letter.direction, letter.error, 0, moment),
         "tries": 0,
     }
-    return row | {"identity": joining.identity_of(row, letter.key)}
+    # No row of a file is a newer one of another file's: each has a letter of its own.
+    return row | {"identity": None if letter.intake else joining.identity_of(row, letter.key)}
 
 
 def _texts(letter: Letter, narrow: NarrowEncoding | None) -> dict[str, str | None]:

@@ -5,9 +5,9 @@ Runs inside the importer's transaction and leaves it to the importer to commit o
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import BinaryIO
 
 from sqlalchemy import Connection
@@ -29,7 +29,7 @@ from exchange.limits import Limits
 from exchange.site import Site
 from exchange.tables import version_limit
 from exchange.tables.gc_pause import gc_paused
-from exchange.tables.loader import Loaded, Loader, Refusal, TooManyRefusals
+from exchange.tables.loader import Loaded, Loader, TooManyRefusals
 from exchange.tables.loader.checks import FOREIGN_KEY
 from exchange.tables.loader.decode import UNDECLARED, BadLine, Decoder
 
@@ -77,12 +77,13 @@ def apply_records(site: Site, connection: Connection, arrival: Arrival, data: Bi
             loaded = _load(loader)
         except TooManyRefusals as error:
             raise bad.too_many() from error
-        refused = {refusal.line: refusal for refusal in loaded.refusals}
         older.look_up()
-        not_applied = refused.keys() | loader.orphans_among(older.lines)
+        not_applied = {refusal.line for refusal in loaded.refusals} | loader.orphans_among(older.lines)
         older.settle(not_applied, f"superseded: a later record of its key came with batch {arrival.sighting.stem}")
-        if refused or loaded.counts.parked:
-            _park_refused(bad, refused, loader, lambda: _lines(arrival, data, site.limits))
+        if loaded.refusals or loaded.counts.parked:
+            again = partial(_lines, arrival, data, site.limits)
+            for refusal, line in loader.refused_lines(loaded.refusals, again):
+                bad.park(refusal.line, line, refusal.as_error(), refusal.cause)
         bad.write()
     upserts = {name: counts.upsert for name, counts in arrival.manifest.records.items()}
     delete_limit.count_deletes(site, connection, arrival, loaded.deleted, upserts)
@@ -182,25 +183,6 @@ _NOT_BAD = frozenset({FOREIGN_KEY, UNDECLARED})
 
 def _allowed(arrival: Arrival, limits: Limits) -> int:
     return limits.invalid_records if arrival.channel.on_invalid == "park" else 0
-
-
-def _park_refused(
-    bad: _BadRecords,
-    refused: Mapping[int, Refusal],
-    loader: Loader,
-    read_again: Callable[[], Iterator[tuple[int, bytes]]],
-) -> None:
-    """Park what the database refused and what waits for another row, line by line, in the order of lines.
-
-    All lines are read once more only where memory does not hold those of all that was staged.
-    """
-    known = loader.records()
-    lines = iter(read_again()) if known is None else iter(())
-    waiting = (orphan.refusal for orphan in loader.orphans())
-    for refusal in heapq.merge((refused[one] for one in sorted(refused)), waiting, key=lambda one: one.line):
-        line = next(text for number, text in lines if number == refusal.line) if known is None else known[refusal.line]
-        error = RecordError(refusal.error, refusal.pointer, refusal.sentence)
-        bad.park(refusal.line, line, error, refusal.cause)
 
 
 def _lines(arrival: Arrival, data: BinaryIO, limits: Limits) -> Iterator[tuple[int, bytes]]:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import heapq
 from collections import ChainMap
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Self
 
 import orjson
@@ -61,7 +61,11 @@ __all__ = ["HookFailed", "Loaded", "Loader", "Orphan", "Refusal", "Rows", "Table
 
 
 class TooManyRefusals(Exception):  # noqa: N818 - it ends the batch, nothing is broken
-    """The database refuses more records of one batch than a setting allows."""
+    """The database refuses more records of one batch than a setting allows; ``refusal`` is one of them."""
+
+    def __init__(self, refusal: Refusal | None = None) -> None:
+        super().__init__()
+        self.refusal = refusal
 
 
 @dataclass(frozen=True)
@@ -257,6 +261,23 @@ class Loader:
         whole = all(len(path.records) == path.stage.rows for path in paths)
         return ChainMap(*(path.records for path in paths)) if whole else None
 
+    def refused_lines(
+        self, refusals: Sequence[Refusal], read_again: Callable[[], Iterable[tuple[int, bytes]]]
+    ) -> Iterator[tuple[Refusal, bytes]]:
+        """Give what the database refused and what waits for another row, each with its line, in the order of lines.
+
+        All lines are read once more, with their numbers, only where memory does not hold those of all that was staged.
+        After ``load``; the connection is free between two of them.
+        """
+        known = self.records()
+        lines = iter(read_again()) if known is None else iter(())
+        waiting = (orphan.refusal for orphan in self.orphans())
+        for refusal in heapq.merge(sorted(refusals, key=_line_of), waiting, key=_line_of):
+            if known is None:
+                yield refusal, next(line for number, line in lines if number == refusal.line)
+            else:
+                yield refusal, known[refusal.line]
+
     def _write_chunk(self) -> None:
         chunk, self._chunk = self._chunk, self._chunk.next()
         if chunk.rows:
@@ -417,7 +438,7 @@ class Loader:
     def _refuse(self, refusals: list[Refusal]) -> bool:
         self._refusals.extend(refusals)
         if len(self._refusals) > self._limit:
-            raise TooManyRefusals
+            raise TooManyRefusals(self._refusals[-1])
         return bool(refusals)
 
     def _hide_from_capture(self) -> None:
@@ -459,6 +480,9 @@ class Loader:
             stale=totals.get(STALE, 0),
             parked=totals.get(PARKED, 0) + totals.get(ORPHAN, 0),
         )
+
+
+_line_of = attrgetter("line")
 
 
 @contextmanager

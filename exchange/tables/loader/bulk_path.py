@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum, auto
 from functools import cached_property
 
@@ -95,6 +96,8 @@ class BulkPath:
         """
         self.stream = stream
         self.traits = traits_of(connection, stream)
+        if writing.takes_last and stream.lacking:  # ON CONFLICT looks at what a new row would be
+            self.traits = replace(self.traits, has_arbiter=False)
         self.stage = Stage(connection, stream, f"exchange_stage_{number}", self.traits, writing)
         self.written = 0
         """Rows that are in the table already."""

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from exchange.channels.stream import HIDDEN, Stream
 from exchange.database.tables import VERSION_COLUMN, tombstone
 from exchange.format import json_pointer
-from exchange.format.errors import printable
+from exchange.format.errors import RecordError, printable
 from exchange.format.record import Op
 from exchange.tables.loader.constraints import ConstraintCheck, ForeignKey, Unique, broken
 from exchange.tables.loader.staging import (
@@ -44,6 +44,10 @@ class Refusal:
     pointer: str
     sentence: str
     cause: str = ""
+
+    def as_error(self) -> RecordError:
+        """Give it as what is wrong with a record."""
+        return RecordError(self.error, self.pointer, self.sentence)
 
 
 def park(stage: Stage, refusals: list[Refusal]) -> list[Refusal]:

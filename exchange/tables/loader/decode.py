@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+from exchange.channels.schemas import Checker
 from exchange.format import record as records
 from exchange.format.batch import LongLine, too_long
 from exchange.format.errors import RecordError, printable
@@ -121,7 +122,7 @@ class Decoder:
             lines, numbers = _without(refused, lines), _without(refused, numbers)
             run = run._replace(versions=_without(refused, run.versions), bodies=_without(refused, run.bodies))
         if lines:
-            yield from self._make_rows(lines, numbers, run)
+            yield from _make_rows(self._loader, lines, numbers, run)
 
     def _places_to_check(self, run: RecordRun) -> Iterable[int]:
         """Give the places of the records that need a look of their own: refused ones, or all of another version."""
@@ -129,17 +130,6 @@ class Decoder:
         if checker is None or self._schemas.get(run.stream) != checker.stream.schema_version:
             return range(len(run.bodies))
         return checker.refused(run.bodies) if run.op is Op.UPSERT else checker.refused_keys(run.bodies)
-
-    def _make_rows(self, lines: Sequence[bytes], numbers: Sequence[int], run: RecordRun) -> Iterator[Decoded | BadLine]:
-        try:
-            yield Decoded(run.stream, self._loader.rows(numbers, lines, run))
-        except RecordError as error:
-            if len(lines) == 1:
-                yield BadLine(numbers[0], lines[0], error)
-                return
-            for part in _parts(len(lines)):
-                some = RecordRun(run.stream, run.op, run.versions[part], run.bodies[part])
-                yield from self._make_rows(lines[part], numbers[part], some)
 
     def _decode_alone(self, line: bytes, number: int) -> Iterator[Decoded | BadLine]:
         try:
@@ -150,6 +140,37 @@ class Decoder:
         self._counts[record.stream, record.op] += 1
         run = RecordRun(record.stream, record.op, [record.version], [record.body])
         yield from self._validate([line], [number], run)
+
+
+def decode_own(
+    checker: Checker, loader: Loader, lines: Sequence[bytes], numbers: Sequence[int], bodies: list[dict[str, Any]]
+) -> Iterator[Decoded | BadLine]:
+    """Check the values of own rows of the checker's stream, and make their rows. Uses no connection."""
+    refused: set[int] = set()
+    for place in checker.refused(bodies):
+        try:
+            checker.check_data(bodies[place])
+        except RecordError as error:
+            refused.add(place)
+            yield BadLine(numbers[place], lines[place], error)
+    if refused:
+        lines, numbers, bodies = _without(refused, lines), _without(refused, numbers), _without(refused, bodies)
+    if lines:
+        yield from _make_rows(loader, lines, numbers, RecordRun(checker.stream.name, Op.UPSERT, [], bodies))
+
+
+def _make_rows(
+    loader: Loader, lines: Sequence[bytes], numbers: Sequence[int], run: RecordRun
+) -> Iterator[Decoded | BadLine]:
+    try:
+        yield Decoded(run.stream, loader.rows(numbers, lines, run))
+    except RecordError as error:
+        if len(lines) == 1:
+            yield BadLine(numbers[0], lines[0], error)
+            return
+        for part in _parts(len(lines)):
+            some = RecordRun(run.stream, run.op, run.versions[part], run.bodies[part])
+            yield from _make_rows(loader, lines[part], numbers[part], some)
 
 
 def _without(places: Collection[int], members: Sequence[_Member]) -> list[_Member]:
