@@ -28,6 +28,8 @@ class FileFormat:
     delimiter: str = ","
     quote: str = '"'
     decimal: str = "."
+    grouping: bool = False
+    """Whether the other sign, blanks and apostrophes may group the digits of numbers: somebody said so, or it shows."""
     dates: Sequence[str] = ()
     nulls: Sequence[str] = ("",)
     time_zone: str = ""

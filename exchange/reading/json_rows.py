@@ -1,0 +1,55 @@
+"""Rows of JSON lines: one object a line, read strictly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from exchange.channels.codecs.document import read_document
+from exchange.format import strict_json
+from exchange.format.errors import RecordError, described
+from exchange.format.strict_json import Unreadable
+
+_BLANKS = b" \t"
+
+
+def read_objects(
+    records: Sequence[bytes], bad: dict[int, RecordError]
+) -> tuple[Sequence[int], list[dict[str, Any]], dict[int, RecordError]]:
+    """Read rows, but those of which it is known what is wrong: their places, objects, and what is wrong with others.
+
+    Blank ones are passed over.
+    """
+    bad = dict(bad)
+    places: Sequence[int] = range(len(records))
+    if bad or not all(records):
+        places = [at for at in places if at not in bad and records[at].strip()]
+    chosen = records if len(places) == len(records) else [records[at] for at in places]
+    values = strict_json.loads_all(chosen) if chosen else []
+    if values is None or isinstance(values, Unreadable):
+        values = []
+        for at, record in zip(places, chosen, strict=True):
+            try:
+                values.append(read_object(record))
+            except RecordError as error:
+                values.append(None)
+                bad[at] = error
+    if {*map(type, values)} - {dict}:
+        for at, value in zip(places, values, strict=True):
+            if type(value) is not dict and at not in bad:
+                bad[at] = _no_object(value)
+        places, values = [at for at in places if at not in bad], [one for one in values if type(one) is dict]
+    return places, values, bad
+
+
+def read_object(record: bytes) -> Any:
+    """Read a line, blanks within it or around it or not; raises RecordError."""
+    line = record.strip(_BLANKS)
+    try:
+        return read_document(line)
+    except (ValueError, RecordError):
+        return strict_json.loads(line)
+
+
+def _no_object(value: object) -> RecordError:
+    return RecordError("json", "", f"a row is an object of JSON, found {described(value)[:40]}")

@@ -1,0 +1,176 @@
+"""Rows of either kind as bodies: cells and members under the names of their columns, as records' data has them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from itertools import repeat
+from typing import Any, NamedTuple
+
+from exchange.channels.codecs import JSON_NULL, ColumnCodec, DocumentText, Json, json_null_member
+from exchange.channels.codecs.document import JsonCodec
+from exchange.channels.codecs.numeric import BooleanCodec, DecimalCodec, FloatCodec, IntegerCodec
+from exchange.channels.codecs.text import BytesCodec, EnumCodec, TextCodec, XmlCodec
+from exchange.channels.stream import Stream
+from exchange.format import json_pointer
+from exchange.format.errors import RecordError, printable
+from exchange.reading import Body, FileFormat
+from exchange.reading.cells import Cells, cells_of
+from exchange.reading.csv_rows import CsvRows
+from exchange.reading.json_rows import read_objects
+
+
+class Made(NamedTuple):
+    """Bodies of rows, by the places of those, and what is wrong with others."""
+
+    places: Sequence[int]
+    bodies: Sequence[Body]
+    bad: dict[int, RecordError]
+
+
+class Rows:
+    """Makes bodies of one file's rows for one stream."""
+
+    def __init__(self, written: FileFormat, stream: Stream) -> None:
+        """Find the codecs of the columns that the file has."""
+        codecs = {codec.name: codec for codec in stream.codecs.values()}
+        self._written = written
+        self._chosen = [at for at, name in enumerate(written.columns) if name is not None]
+        names = [str(written.columns[at]) for at in self._chosen]
+        self._documents = [name for name in names if isinstance(codecs[name].type_codec, JsonCodec)]
+        self._null_members = {json_null_member(name): name for name in self._documents}
+        self._cells = [cells_of(codecs[name], written) for name in names]
+        self._names = tuple(names)
+        self._defaults = default_values(written, codecs)
+        self._csv = CsvRows(written) if written.kind == "csv" else None
+        self._members = {} if self._csv else _members(written, codecs)
+
+    def make(self, records: Sequence[bytes], bad: dict[int, RecordError]) -> Made:
+        """Make bodies of rows as bytes, but of those of which it is known what is wrong with them."""
+        if self._csv is None:
+            return self._of_objects(records, bad)
+        return self._of_cells(*self._csv.cut(records, bad))
+
+    def make_one_by_one(self, records: Sequence[bytes], bad: dict[int, RecordError]) -> Made:
+        """Give the same as ``make``, by the way of rows that are not as usual."""
+        if self._csv is None:
+            made = [self._of_objects([record], {0: bad[at]} if at in bad else {}) for at, record in enumerate(records)]
+        else:
+            made = [
+                self._of_cells(*self._csv.one_by_one([record], {0: bad[at]} if at in bad else {}))
+                for at, record in enumerate(records)
+            ]
+        places = [at for at, one in enumerate(made) if one.bodies]
+        return Made(
+            places, [made[at].bodies[0] for at in places], {at: one.bad[0] for at, one in enumerate(made) if one.bad}
+        )
+
+    def _of_cells(self, places: Sequence[int], columns: list[list[str | None]], bad: dict[int, RecordError]) -> Made:
+        wrong: dict[int, RecordError] = {}
+        values: list[Sequence[Json]] = []
+        for cells, at in zip(self._cells, self._chosen, strict=True):
+            made, faults = cells.values(columns[at])
+            values.append(made)
+            if faults:
+                wrong = {**faults, **wrong}
+        bodies: list[Body] = [*map(dict, map(zip, repeat(self._names), zip(*values, strict=True)))]
+        return self._finished(places, bodies, wrong, bad)
+
+    def _finished(
+        self, places: Sequence[int], bodies: list[Body], wrong: Mapping[int, RecordError], bad: dict[int, RecordError]
+    ) -> Made:
+        if wrong:
+            bad |= {places[at]: error for at, error in wrong.items()}
+            places = [place for at, place in enumerate(places) if at not in wrong]
+            bodies = [body for at, body in enumerate(bodies) if at not in wrong]
+        for name in self._documents:
+            for body in bodies:
+                _name_document(body, name)
+        if self._defaults:
+            for body in bodies:
+                body.update(self._defaults)
+        return Made(places, bodies, bad)
+
+    def _of_objects(self, records: Sequence[bytes], bad: dict[int, RecordError]) -> Made:
+        places, objects, bad = read_objects(records, bad)
+        wrong: dict[int, RecordError] = {}
+        bodies: list[Body] = []
+        members = self._members
+        for at, found in enumerate(objects):
+            body: Body = dict.fromkeys(self._names)
+            for name, value in found.items():
+                if name in self._null_members:
+                    body.pop(self._null_members[name], None)
+                    body[name] = value
+                elif name not in members:
+                    wrong.setdefault(at, _unknown(name))
+                elif (member := members[name]) is not None and member.name in body:
+                    try:
+                        body[member.name] = (
+                            value
+                            if member.read is None or value is None
+                            else member.read(value, records[places[at]], name)
+                        )
+                    except RecordError as error:
+                        wrong.setdefault(at, error)
+            bodies.append(body)
+        return self._finished(places, bodies, wrong, bad)
+
+
+class _Member:
+    """One column's member in JSON lines: a text is read as a cell would be, a number as digits where it is one."""
+
+    def __init__(self, codec: ColumnCodec, cells: Cells) -> None:
+        self.name = codec.name
+        kind = codec.type_codec
+        as_it_is = (TextCodec, XmlCodec, IntegerCodec, BooleanCodec, FloatCodec, EnumCodec, BytesCodec, JsonCodec)
+        self.read = None if isinstance(kind, as_it_is) else self._read
+        self._digits = isinstance(kind, DecimalCodec)
+        self._one = cells.one
+
+    def _read(self, value: Json, record: bytes, member: str) -> Json:
+        if self._digits and type(value) is float:
+            # The nearest double's shortest digits need not be those that were written.
+            value = json.loads(record, parse_float=Decimal)[member]
+        if self._digits and type(value) in {int, Decimal}:
+            value = format(value, "f" if type(value) is Decimal else "d")
+        return self._one(value) if type(value) is str else value
+
+
+def _members(written: FileFormat, codecs: Mapping[str, ColumnCodec]) -> dict[str, _Member | None]:
+    exact = FileFormat("jsonl", nulls=(), dates=written.dates, time_zone=written.time_zone)
+    return {
+        cell: None if name is None else _Member(codecs[name], cells_of(codecs[name], exact))
+        for cell, name in zip(written.header, written.columns, strict=True)
+    }
+
+
+def _unknown(name: str) -> RecordError:
+    return RecordError(
+        "ragged",
+        "/data" + json_pointer.join(name),
+        f"the member {printable(name, 80)} is none of the stream's columns, and no row at the file's beginning has it",
+    )
+
+
+def _name_document(body: Body, name: str) -> None:
+    value = body.get(name)
+    if value is JSON_NULL:
+        body[json_null_member(name)] = None
+        del body[name]
+    elif type(value) is DocumentText:
+        body[json_null_member(name)] = str(value)
+        del body[name]
+
+
+def default_values(written: FileFormat, codecs: Mapping[str, ColumnCodec]) -> dict[str, Any]:
+    """Give the values of the columns that a file lacks; raises RecordError for one that its column can't keep."""
+    body: Body = {}
+    for name, text in written.defaults.items():
+        if text in written.nulls:
+            body[name] = None
+            continue
+        body[name] = cells_of(codecs[name], written).one(text)
+        _name_document(body, name)
+    return body
