@@ -61,7 +61,10 @@ class Site:
     """Gives the keys trusted at this moment, or raises TransientError; None where those of ``trusted`` stay."""
 
     def __post_init__(self) -> None:
-        """Find the tables of the channels under the names that they have at this network."""
+        """Find the tables of the channels under the names that they have here, and the intakes' streams there."""
+        found = ((one, one.stream_of(self.channels)) for one in self.intakes)
+        bound = tuple(replace(one, stream=stream.name) if stream else one for one, stream in found)
+        object.__setattr__(self, "intakes", bound)
         object.__setattr__(self, "channels", at_network(self.channels, self.network))
 
     def with_present_trust(self) -> Site:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from exchange.api.acts import never
 from exchange.api.arguments import check_limit
 from exchange.database.errors import transient_errors
 from exchange.database.locks import reading
@@ -17,6 +18,8 @@ from exchange.intake.standing import DroppedFile, FileDetail
 
 if TYPE_CHECKING:
     from exchange.api import Exchange
+    from exchange.channels.intake import Intake
+    from exchange.intake.dropped import TakenIn
 
 __all__ = ["DroppedFile", "FileDetail", "FilePage", "Files", "SeenFolder"]
 
@@ -60,9 +63,35 @@ class Files:
         with transient_errors(), reading(self._exchange.site.engine) as connection:
             return standing.find_file(connection, number)
 
+    def intakes(self) -> Sequence[Intake]:
+        """Give the intakes whose streams this side writes."""
+        return folders.declared(self._exchange.site)
+
     def folders(self) -> Sequence[SeenFolder]:
         """Look at each declared folder: what is ready there, still arrives, or is left alone and why."""
         return folders.see(self._exchange.site)
+
+    def take_in(self) -> TakenIn:
+        """Look at each declared folder and claim what is ready; ``work_off`` loads it. Changes no row of yours."""
+        from exchange.intake import dropped
+
+        return dropped.take_in(self._exchange.site)
+
+    def work_off(
+        self,
+        *,
+        stopping: Callable[[], bool] = never,
+        report: Callable[[DroppedFile], None] = lambda _file: None,
+        seconds: float | None = None,
+    ) -> bool:
+        """Load files that were claimed, as the worker does, for so many seconds; say whether something is left to do.
+
+        ``report`` is told of each file that was worked on. At once as many work as EXCHANGE_INTAKE_AT_ONCE says.
+        """
+        from exchange.intake import dropped
+
+        most = dropped.SLICE_SECONDS if seconds is None else seconds
+        return dropped.work_off(self._exchange.site, stopping, seconds=most, report=report)
 
     def cancel(self, number: int, reason: str, *, who: str | None = None) -> DroppedFile:
         """Give a file up that is not loaded yet; what was loaded of it stays. Raises TransientError for any other."""

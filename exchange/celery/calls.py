@@ -43,6 +43,8 @@ _TICKS: Mapping[str, tuple[Mapping[str, Any], ...]] = {
     "exchange.import": ({"spread": True},),
     "exchange.prune": ({},),
     "exchange.work_retries": ({},),
+    "exchange.intake": ({},),
+    "exchange.load_files": ({},),
     "exchange.reconcile": ({"incoming": False},),
     "exchange.answer_requests": ({},),
 }

@@ -1,4 +1,4 @@
-"""``exchange nudge``: an export shortly after a commit and an import when files arrive, beside beat's rhythm.
+"""``exchange nudge``: exports shortly after a commit, imports when files arrive, loads what people drop, beside beat.
 
 It looks, and calls the tasks that beat calls; it does no work of its own and keeps no state that anybody would
 miss. Commits are looked for rather than announced: PostgreSQL's NOTIFY takes one lock over all commits of its
@@ -10,10 +10,10 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import redis
 import structlog
@@ -29,16 +29,20 @@ from exchange.database.engine import make_engine, missing_file
 from exchange.database.errors import transient_errors
 from exchange.files.pid_lock import hold
 from exchange.format.errors import TransientError, printable
+from exchange.intake.folders import Drop, Watcher, drops
 from exchange.operating import broker, last_runs, logs, readiness
+from exchange.operating.assemble import assemble
 from exchange.operating.reloading import Reloader, say_reloaded
 from exchange.operating.service_manager import manager
-from exchange.settings import Settings
+from exchange.settings import Settings, SettingsFaults
 from exchange.tables import capture
 
 COMMITS_SECONDS = 0.2
 """How often we look for commits."""
 FOLDER_SECONDS = 0.5
 """How often we list the incoming folder, whether we are told of arrivals or not."""
+DROPS_SECONDS = 1.0
+"""How often we list a folder that people drop files into."""
 IDLE_SHARE = 50
 """After a look we rest at least this many times as long as it took, however full a folder or far a database."""
 AWAY_SECONDS = 2.0
@@ -61,7 +65,7 @@ def run_nudge(settings: Settings) -> NoReturn:
     folder, changes = WatchedFolder(settings.incoming), Changes(make_engine(settings.database_url))
     imports = NudgedTask("exchange.import", "the incoming folder", FOLDER_SECONDS, lambda: _arrived(folder))
     exports = NudgedTask("exchange.export", "the database", COMMITS_SECONDS, changes.look)
-    tasks = (imports, exports)
+    tasks = (imports, exports, *_dropped_files(settings))
     queue = Queue(app.conf.exchange_secret_broker_url, app.conf.task_default_queue)
     # A second process would only say everything twice; and doctor asks whether there is one.
     with hold(settings.nudge_lock, _say_waiting):
@@ -74,6 +78,8 @@ def run_nudge(settings: Settings) -> NoReturn:
             reloader.listen()
         readiness.report_ready("nudging")
         log.info("nudging", imports=f"when files come to {settings.incoming}", exports="after commits")
+        for task in tasks[2:]:
+            log.info("nudging", loads=f"when files are dropped into {task.place}")
         while True:
             manager().works()
             reloader.reload_if_asked()
@@ -123,6 +129,7 @@ class NudgedTask:
     every_seconds: float
     find: Callable[[], Pending]
     pace: NudgePace = field(default_factory=NudgePace)
+    arguments: Mapping[str, Any] = field(default_factory=lambda: {"spread": True})
     _look_at: float = 0.0
     _rested_at: float = 0.0
 
@@ -211,7 +218,8 @@ class Queue:
         if self._client.llen(self._name):
             return False
         for task in tasks:
-            app.send_task(task.name, kwargs={"spread": True}, expires=EXPIRES_SECONDS, headers=TICK, ignore_result=True)
+            arguments = dict(task.arguments)
+            app.send_task(task.name, kwargs=arguments, expires=EXPIRES_SECONDS, headers=TICK, ignore_result=True)
             log.debug("nudged", task=task.name)
         return True
 
@@ -223,6 +231,23 @@ def _end(_number: int, _frame: object) -> NoReturn:
 
 def _say_waiting(who: str) -> None:
     log.warning("waiting", message=f"{printable(who) or 'another process'} nudges here; this one goes on after it")
+
+
+def _dropped_files(settings: Settings) -> Iterator[NudgedTask]:
+    """Give a task for each folder that people drop files into; none where what is declared is faulty, as beat says."""
+    with suppress(SettingsFaults):
+        site = assemble(settings, keyless=True)
+        site.engine.dispose()
+        for drop in drops(site):
+            watcher = Watcher()
+
+            def find(drop: Drop = drop, watcher: Watcher = watcher) -> Pending:
+                """See which files are complete."""
+                ready = watcher.look(drop, settings.settle_seconds, touching=False).ready
+                found = frozenset((one.name, one.seen) for one in ready)
+                return Pending(work=found, news=found)
+
+            yield NudgedTask("exchange.intake", str(drop.path), DROPS_SECONDS, find, arguments={})
 
 
 def _arrived(folder: WatchedFolder) -> Pending:

@@ -64,14 +64,16 @@ from exchange.database.borrowed import EngineRefused
 from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy
 from exchange.database.pauses import Pause, Paused
+from exchange.database.tables import IntakeState
 from exchange.dead_letters.background import BackgroundRetry
 from exchange.dead_letters.bulk_retry import Pace
 from exchange.dead_letters.counts import alarms
 from exchange.files.batch_files import parse_label
 from exchange.files.pid_lock import holding_name
-from exchange.format.errors import TransientError, Verdict
+from exchange.format.errors import TransientError, Verdict, printable
 from exchange.format.names import CONTROL, MAX_SEQUENCE, BatchName
 from exchange.format.strict_json import MAX_INTEGER
+from exchange.intake.standing import DroppedFile
 from exchange.operating import logs
 from exchange.operating.assemble import load_request_handler
 from exchange.operating.reloading import read_anew
@@ -415,6 +417,44 @@ def resume_retry(reason: str, retry: int) -> Result:
 def cancel_retry(reason: str, retry: int) -> Result:
     """End a retry in the background where it is."""
     return _exchange().dead_letters.cancel_retry(_number(retry), reason).as_dict()
+
+
+@_task("exchange.intake")
+def intake() -> Result:
+    """Look at the folders that people drop files into, and claim what is ready; ``exchange.load_files`` loads it."""
+    found = _exchange().files.take_in()
+    for sentence in (*found.troubles, *found.left_alone):
+        _warn(sentence)
+    for name in found.claimed:
+        log.info("claimed", file=printable(name, 200))
+    for _ in range(found.waiting):
+        _send_on("exchange.load_files", _exchange().settings.intake_every)
+    counted = {"claimed": len(found.claimed), "arriving": found.arriving}
+    said = ", ".join(f"{number} {what}" for what, number in counted.items() if number)
+    return found.as_dict() | {"message": said or "nothing was dropped"}
+
+
+@_task("exchange.load_files")
+def load_files() -> Result:
+    """Load files that were claimed, for a while; what is left a task that follows goes on with."""
+    told: dict[int, DroppedFile] = {}
+    more = _exchange().files.work_off(stopping=stopping, report=lambda one: told.update({one.id: one}))
+    for one in told.values():
+        (log.warning if one.state is IntakeState.REFUSED else log.info)(one.state, message=str(one), **_of_file(one))
+    if more and not stopping():
+        _send_on("exchange.load_files", _exchange().settings.intake_every)
+    return {"files": [one.as_dict() for one in told.values()], "more": more}
+
+
+def _of_file(one: DroppedFile) -> dict[str, Any]:
+    counts = {name: getattr(one, name) for name in ("rows_read", "rows_loaded", "rows_parked")}
+    return {"file_id": one.id, "intake": one.intake, "stream": one.stream, **counts}
+
+
+def _send_on(task: str, seconds: float) -> None:
+    """Call a task that goes on; if no worker takes it for so long, the next tick calls it again."""
+    app = current_task.app if current_task else current_app
+    app.send_task(task, expires=max(seconds, RETRIES_SECONDS), headers=TICK)
 
 
 @_task("exchange.cancel_file")

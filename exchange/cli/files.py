@@ -100,9 +100,14 @@ def show(number: Number, as_json: Json = False) -> None:
         return
     shown = [(name, value) for name, value in found.file.as_dict().items() if value is not None and name != "pace"]
     output.table(["field", "value"], [*shown, ("pace", str(found.file.pace))])
-    if found.format:
+    written = [(name, str(value)) for name, value in found.format.items() if value and value != [""]]
+    if found.format.get("header"):
         output.tell("")
-        output.table(["read as", "value"], [(name, str(value)) for name, value in found.format.items()])
+        output.table(["read as", "value"], written)
+    if found.history:
+        output.tell("")
+        steps = [(in_table(one.at), one.state, one.cause) for one in found.history]
+        output.table(["when", "state", "why"], steps)
     if len(found.parts) > 1:
         output.tell("")
         rows = [(one.number, one.begin, one.position, "done" if one.done else "") for one in found.parts]

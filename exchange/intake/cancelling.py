@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sqlalchemy as sa
-
-from exchange.database.engine import now
 from exchange.database.errors import transient_errors
 from exchange.database.locks import writing
-from exchange.database.tables import IntakeState, intake
+from exchange.database.tables import IntakeState
 from exchange.database.whoami import person
 from exchange.format.errors import TransientError
-from exchange.intake import standing
-from exchange.intake.standing import OPEN, DroppedFile
+from exchange.intake import ledger, standing
+from exchange.intake.standing import DroppedFile
 from exchange.site import Site
 
 
@@ -21,11 +18,10 @@ def cancel(site: Site, number: int, reason: str) -> DroppedFile:
     Commits one transaction. Raises TransientError, with nothing changed, if it is not to be loaded any more; and Busy.
     """
     with transient_errors(), writing(site.engine) as connection:
-        ending = sa.update(intake).where(intake.c.id == number, intake.c.state.in_(OPEN))
+        entry = ledger.find(connection, number)
+        if entry is None or entry.state not in ledger.TO_LOAD:
+            found = standing.find_file(connection, number).file
+            raise TransientError(f"file {number} is {found.state}; nothing was changed")
         message = f"cancelled by {person()[:255]}: {reason}"
-        values = {"state": IntakeState.CANCELLED, "message": message, "updated_at": now(), "next_try_at": None}
-        done = connection.execute(ending.values(values)).rowcount
-        found = standing.find_file(connection, number).file
-    if not done:
-        raise TransientError(f"file {number} is {found.state}; nothing was changed")
-    return found
+        ledger.move(connection, entry, IntakeState.CANCELLED, message, next_try_at=None)
+        return standing.find_file(connection, number).file

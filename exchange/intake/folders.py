@@ -119,12 +119,18 @@ class Looked:
     left_alone: tuple[LeftAlone, ...]
 
 
+def declared(site: Site) -> tuple[Intake, ...]:
+    """Give the intakes whose streams this side writes: the same declaration is on both."""
+    ours = {stream for channel in site.channels if channel.source == site.network for stream in channel.streams}
+    return tuple(one for one in site.intakes if one.stream_of(site.channels) in ours)
+
+
 def misplaced(site: Site) -> list[str]:
     """Say which declared folders are, or lie in, one that batches or keys lie in."""
     taken = {site.spool.folders.outgoing, site.spool.folders.incoming, *site.spool.folders.private}
     return [
         f"intake {one.name}: its folder {path} is one of this side's own ({above}); declare another one"
-        for one in site.intakes
+        for one in declared(site)
         if one.folder is not None
         for path in [site.spool.folders.home / one.folder]
         for above in [path, *path.parents]
@@ -135,7 +141,7 @@ def misplaced(site: Site) -> list[str]:
 def drops(site: Site) -> tuple[Drop, ...]:
     """Give the folders that are declared, those of the greatest priority first."""
     found: dict[Path, list[Intake]] = {}
-    for one in site.intakes:
+    for one in declared(site):
         if one.folder is not None:
             found.setdefault(site.spool.folders.home / one.folder, []).append(one)
     return tuple(sorted((Drop(path, tuple(some)) for path, some in found.items()), key=lambda one: -one.priority))

@@ -6,15 +6,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.database.tables import DeadLetterState, IntakeState, dead_letter, intake, intake_part
+from exchange.database.tables import DeadLetterState, IntakeState, dead_letter, event, intake, intake_part
 from exchange.format.as_dict import AsDict
 from exchange.format.errors import TransientError, printable
+from exchange.intake.ledger import SUBJECT
 from exchange.progress import Pace
 
 OPEN = (IntakeState.WAITING, IntakeState.LOADING)
@@ -24,6 +24,7 @@ OVER = (IntakeState.LOADED, IntakeState.DUPLICATE, IntakeState.REFUSED, IntakeSt
 MOST_LETTERS, MOST_CAUSES = 10_000, 20
 """So many letters of a file are looked at, the first ones, and so many of their causes told."""
 MOST_REFUSED = 100
+MOST_STEPS = 50
 MOST_OPEN = 1_000
 """So many files that are not dealt with are listed at once."""
 
@@ -54,6 +55,16 @@ class Cause(AsDict):
     fingerprint: str
     error: str
     letters: int
+
+
+@dataclass(frozen=True)
+class Step(AsDict):
+    """A file came to a state."""
+
+    at: datetime
+    state: str
+    cause: str
+    who: str
 
 
 @dataclass(frozen=True)
@@ -103,7 +114,7 @@ class DroppedFile(AsDict):
             said += f": {self.pace}"
         if self.rows_parked:
             said += f", {self.rows_parked:,} bad rows"
-        return f"{said}: {printable(self.message, 300)}" if self.message and self.is_open else said
+        return f"{said}: {printable(self.message, 300)}" if self.message else said
 
 
 @dataclass(frozen=True)
@@ -115,6 +126,8 @@ class FileDetail(AsDict):
     parts: tuple[Part, ...]
     causes: tuple[Cause, ...]
     """Why its bad rows are parked, the most first."""
+    history: tuple[Step, ...]
+    """What became of it, the first step first."""
     letters: int
     """So many are parked now, as far as ``MOST_LETTERS`` tell."""
 
@@ -179,7 +192,16 @@ def find_file(connection: Connection, number: int) -> FileDetail:
     )
     counting = sa.select(*first.c, sa.func.count()).group_by(*first.c).order_by(sa.func.count().desc(), first.c.error)
     causes = tuple(Cause(one[0], one[1], one[2]) for one in connection.execute(counting))
-    return FileDetail(_file(row, parts), _format(row), parts, causes[:MOST_CAUSES], sum(one.letters for one in causes))
+    letters = sum(one.letters for one in causes)
+    return FileDetail(
+        _file(row, parts), _format(row), parts, causes[:MOST_CAUSES], _history(connection, number), letters
+    )
+
+
+def _history(connection: Connection, number: int) -> tuple[Step, ...]:
+    of_it = (event.c.subject == SUBJECT, event.c.subject_id == number)
+    rows = connection.execute(sa.select(event).where(*of_it).order_by(event.c.id).limit(MOST_STEPS))
+    return tuple(Step(one.at, one.to_state, one.cause, one.who) for one in rows)
 
 
 def refused_files(connection: Connection) -> list[DroppedFile]:
@@ -227,6 +249,7 @@ def forget(connection: Connection, before: datetime, most: int = 10_000) -> int:
     for first in range(0, len(numbers), _AT_ONCE):
         some = numbers[first : first + _AT_ONCE]
         connection.execute(sa.delete(intake_part).where(intake_part.c.intake.in_(some)))
+        connection.execute(sa.delete(event).where(event.c.subject == SUBJECT, event.c.subject_id.in_(some)))
         connection.execute(sa.delete(intake).where(intake.c.id.in_(some)))
     return len(numbers)
 
@@ -255,11 +278,9 @@ def _parts(connection: Connection, rows: Sequence[Any]) -> dict[int, tuple[Part,
 def _in_order(row: Any, parts: Sequence[Any]) -> tuple[Part, ...]:
     written = _format(row)
     whole = row.bytes if not written.get("compression") else None
-    begin = int(written.get("start") or 0)
-    begins = [begin, *(int(one.stop) for one, _ in pairwise(parts))]
     return tuple(
-        Part(one.number, start, one.position, whole if one.stop is None else one.stop, one.done_at is not None)
-        for one, start in zip(parts, begins, strict=False)
+        Part(one.number, one.start, one.position, whole if one.stop is None else one.stop, one.done_at is not None)
+        for one in parts
     )
 
 
@@ -276,7 +297,7 @@ def _file(row: Any, parts: Sequence[Part]) -> DroppedFile:
     done = sum(one.done for one in parts)
     seconds = (row.updated_at - row.started_at).total_seconds() if row.started_at else 0.0
     state = IntakeState(row.state)
-    expected = row.rows_read if state not in OPEN else _expected(row, parts)
+    expected = _expected(row, parts) if state in OPEN else None
     more = {"state": state, "parts": len(parts), "parts_done": done, "pace": Pace(row.rows_read, expected, seconds)}
     return DroppedFile(**{**fields, **more})
 

@@ -40,6 +40,7 @@ def entries(settings: Settings) -> list[Entry]:
         Entry("export", "exchange.export", settings.export_every, {"spread": True}),
         Entry("import", "exchange.import", settings.import_every, {"spread": True}),
         Entry("retries", "exchange.work_retries", min(settings.import_every, RETRIES_SECONDS)),
+        Entry("intake", "exchange.intake", settings.intake_every),
         Entry("prune", "exchange.prune", DAY_SECONDS),
         Entry("reconcile", "exchange.reconcile", settings.reconcile_every, {"incoming": False}),
     ]

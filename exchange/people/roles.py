@@ -61,7 +61,7 @@ LEAST_ROLE: Final[Mapping[str, Role]] = {
             *("select_dead_letters", "unselect_dead_letters", "export_dead_letters", "import_dead_letters"),
             *("pause_channel", "resume_channel", "silence_alarm", "unsilence_alarm", "test_alarms"),
             *("discard_pending", "move_pending", "discard_quarantined", "clear_strangers", "free_row"),
-            *("prune", "backup", "answer_requests", "extract", "cancel_file"),
+            *("prune", "backup", "answer_requests", "extract", "cancel_file", "intake", "load_files"),
             *("propose", "confirm_proposal", "withdraw_proposal"),
         ),
         _OPERATOR,

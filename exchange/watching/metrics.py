@@ -56,7 +56,7 @@ from exchange.files import keys
 from exchange.format.errors import TransientError
 from exchange.format.names import CONTROL
 from exchange.incoming.stranger_counts import recent_strangers
-from exchange.intake import standing
+from exchange.intake import folders, standing
 from exchange.link import peer_state, peer_statements
 from exchange.operating import last_runs
 from exchange.operating.backup_state import read_last
@@ -543,7 +543,7 @@ def _letters(page: _Page, connection: Connection) -> Iterator[Metric]:
 
 def _files(page: _Page, connection: Connection) -> Iterator[Metric]:
     """Tell of files that people dropped: of those that are kept, and of those that are still to be loaded."""
-    declared = {one.name: one for one in page.site.intakes}
+    declared = {one.name: one for one in folders.declared(page.site)}
     files: defaultdict[tuple[str, ...], float] = defaultdict(float)
     rows: defaultdict[tuple[str, ...], float] = defaultdict(float)
     for one in declared:

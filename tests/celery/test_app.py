@@ -53,10 +53,12 @@ def test_nothing_but_json_is_read() -> None:
 
 @pytest.mark.parametrize("seconds", [1.0, 60.0, 300.0])
 def test_every_scheduled_task_is_gone_before_its_next_tick_and_has_no_eta(seconds: float) -> None:
-    entries = configured(export_every=seconds, import_every=seconds, answer_every=seconds)["beat_schedule"]
+    entries = configured(export_every=seconds, import_every=seconds, answer_every=seconds, intake_every=seconds)[
+        "beat_schedule"
+    ]
     assert {entry["task"] for entry in entries.values()} == {
         *("exchange.export", "exchange.import", "exchange.prune", "exchange.reconcile", "exchange.answer_requests"),
-        "exchange.work_retries",
+        *("exchange.work_retries", "exchange.intake"),
     }
     for entry in entries.values():
         assert 0 < entry["options"]["expires"] < entry["schedule"]

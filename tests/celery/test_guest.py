@@ -120,7 +120,7 @@ def test_an_application_has_our_tasks_signed_as_json_beside_its_own_and_runs_the
     assert found["lent"]
     assert found["beat"] == {
         "office-retries": "exchange.work_retries",
-        **{f"office-{name}": f"exchange.{name}" for name in ("export", "import", "prune", "reconcile")},
+        **{f"office-{name}": f"exchange.{name}" for name in ("export", "import", "prune", "reconcile", "intake")},
     }
 
 

@@ -447,7 +447,8 @@ def test_a_call_counts_once_as_it_was_signed_and_for_a_day(desk: Desk) -> None:
             user(),
             {
                 **dict.fromkeys(
-                    ("sealed", "archived", "quarantined", "strangers", "stray", "letters", "folded", "people"), 0
+                    ("sealed", "archived", "quarantined", "strangers", "stray", "letters", "folded", "people", "files"),
+                    0,
                 ),
                 "message": "nothing to prune",
             },

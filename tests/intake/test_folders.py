@@ -11,8 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
-from exchange.channels.intake import Intake
+from exchange.channels import Channel, Intake, Stream
+from exchange.channels.intake import check_intakes
 from exchange.format.errors import TransientError
 from exchange.intake import folders
 from exchange.intake.folders import Drop, Watcher
@@ -69,6 +71,18 @@ def test_a_file_is_taken_once_it_has_stopped_changing(site: Site) -> None:
         with claimed.place.open("a") as again:  # whoever dropped it holds it open
             again.write("2\n")
         assert not folders.unchanged(opened, seen)
+
+
+def test_the_folders_are_those_of_streams_that_this_side_writes_whatever_their_tables_are_called_here(
+    site: Site,
+) -> None:
+    table = sa.Table("thing", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True))
+    moved = Stream(table, name="things", table={"one": "thing_of_one", "two": "thing"})
+    channels = (Channel("out", "one", "two", [moved]), Channel("back", "two", "one", [Stream(table, name="backs")]))
+    intakes = (Intake("things", stream=table, folder="drop/a"), Intake("backs", stream="backs", folder="drop/b"))
+    assert check_intakes(intakes, channels) == []
+    (found,) = folders.drops(replace(site, channels=channels, intakes=intakes))
+    assert found.path == site.spool.folders.home / "drop" / "a"
 
 
 def test_with_a_marker_a_file_is_taken_once_that_is_there_however_old_it_is(site: Site) -> None:

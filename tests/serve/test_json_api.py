@@ -23,6 +23,7 @@ from tests.console.served import CSRF, Answer, Browser, console
 
 BY_COMMAND_ALONE = {
     *("forget", "restore", "migrate", "answer_requests", "export_dead_letters", "import_dead_letters", "work_retries"),
+    *("intake", "load_files"),
     *("set_requester_password", "revoke_requester", "rotate_token_key"),
     *("add_api_key", "rotate_api_key", "revoke_api_key"),
     "extract",

@@ -29,7 +29,7 @@ def check_intake(settings: Settings, site: Site) -> Findings:
     """Look at the declared folders and at the files that are not dealt with, or were refused."""
     with locks.reading(site.engine) as connection:
         waiting, refused = standing.open_files(connection), standing.refused_files(connection)
-    if not (site.intakes or waiting or refused):
+    if not (folders.declared(site) or waiting or refused):
         return
     moment = engine.now()
     found = [

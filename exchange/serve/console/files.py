@@ -17,14 +17,13 @@ def files(visit: Visit) -> Response:
     after = visit.number("after")
     state, name = visit.one_of("state", IntakeState), visit.asked("intake")
     page = visit.exchange.files.list(state=state, intake=name or None, after=after)
-    intakes = visit.exchange.site.intakes
     return visit.render(
         "files.html",
         page=page,
         after=after,
         at_hand=[] if after or visit.filters else visit.exchange.files.at_hand(),
         folders=visit.exchange.files.folders(),
-        intakes=[one.name for one in intakes],
+        intakes=[one.name for one in visit.exchange.files.intakes()],
         states=list(IntakeState),
         setting=variable_name("app"),
         every=0 if after else 2,
