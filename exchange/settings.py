@@ -62,6 +62,8 @@ _SHORTEST_SECRET = 16
 _ONE_HANDLER = r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\s*=\s*)?(sql|http|echo|[A-Za-z_][\w.]*:[A-Za-z_]\w*)"
 _TARGET = re.compile(r"((?P<name>[a-z][a-z0-9_-]{0,30})=)?(?P<url>(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,31})://\S+)")
 
+_ORIGIN = re.compile(r"https?://[0-9a-z](?:[0-9a-z.-]{0,252}[0-9a-z])?(?::[0-9]{1,5})?")
+
 WEBHOOKS = ("exchange+https", "exchange+http")
 """Schemes of our own signed webhook."""
 _SECRET = "a text that is no such URL (not shown: it may hold a password)"  # noqa: S105 - words, not a secret
@@ -204,6 +206,10 @@ HeaderName = Annotated[
     Expected("the name of a header, such as X-Forwarded-User"),
 ]
 Networks = Annotated[str, Expected("addresses or networks with commas between, such as 10.1.2.3,10.2.0.0/16")]
+Window = Annotated[
+    float, Field(gt=0, le=86_400, allow_inf_nan=False), Expected("a number of seconds above 0, up to 86400")
+]
+Origins = Annotated[str, Expected("origins with commas between, such as https://app.example.org,http://localhost:3000")]
 RoleName = Annotated[
     Literal["viewer", "operator", "administrator"] | None, Expected("viewer, operator or administrator")
 ]
@@ -505,6 +511,17 @@ class Settings(BaseModel):
     serve_proxy_role: RoleName = Field(
         default=None, description="The role of whom the proxy names and `exchange users` does not know; else none."
     )
+    requests_per_user: Number = Field(
+        default=60,
+        description="So many requests over HTTP are taken of a user within a window (reference application).",
+    )
+    requests_per_profile: Number = Field(
+        default=3000, description="The same of all users of a profile together, beside its limit of a day."
+    )
+    requests_window_seconds: Window = Field(default=60.0, description="How long that window is; it slides.")
+    requests_origins: Origins = Field(
+        default="", description="Pages of which other origins may ask and sign in over HTTP; none unless named."
+    )
     session_idle_minutes: Minutes = Field(
         default=_LIMITS.session_idle_minutes, description="After so many minutes without a request one signs in anew."
     )
@@ -574,6 +591,14 @@ class Settings(BaseModel):
     @classmethod
     def _known_networks(cls, text: str) -> str:
         _networks(text)
+        return text
+
+    @field_validator("requests_origins")
+    @classmethod
+    def _known_origins(cls, text: str) -> str:
+        for one in _words(text):
+            if not _ORIGIN.fullmatch(one):
+                raise ValueError(f"expected {_expected('requests_origins')}, found {printable(repr(one), 80)}")
         return text
 
     @field_validator("serve_proxy_header")
@@ -850,6 +875,11 @@ class Settings(BaseModel):
             return _password(self.handler_http_credentials_file) if self.handler_http_credentials_file else None
         except ValueError as error:
             raise SettingsFaults([f"{PREFIX}HANDLER_HTTP_CREDENTIALS_FILE: {error}"]) from error
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """The origins whose pages may ask over HTTP."""
+        return tuple(_words(self.requests_origins))
 
     @property
     def serve_token(self) -> str | None:

@@ -46,6 +46,17 @@ class Requesters:
         """Give all keys of programs by their names; none says what is shown by it."""
         return api_keys.list_api_keys(self._exchange.engine)
 
+    def reveal(self, user: str) -> int:
+        """Let whoever asks see what a user asked, which is in the audit; give the user's id.
+
+        For administrators who may see what is sensitive. Raises RefusedArgument, Forbidden, TransientError.
+        """
+        self._refuse_elsewhere()
+        with self._act("reveal_requests", {"user": user}, None, None) as act:
+            found = self._user(user)
+            act.came_to({"user_id": found})
+        return found
+
     # To do something about
 
     def set_password(self, user: str, password: str, *, who: str | None = None, reason: str | None = None) -> int:

@@ -27,6 +27,7 @@ from exchange.intake import standing
 from exchange.operating import folding, strays
 from exchange.operating.retention_clock import RetentionClock
 from exchange.people import sweep
+from exchange.requesters import sweep as requesters
 from exchange.site import Site
 
 MAX_BATCHES = 1_000
@@ -75,7 +76,7 @@ def prune_expired(site: Site) -> Pruned:
         "letters": lambda: _prune_letters(site, clock),
         "strangers": lambda: strangers.prune_strangers(site, before),
         "files": lambda: _prune_files(site, before),
-        "people": lambda: sweep.sweep(site.engine, site.limits, before),
+        "people": lambda: sweep.sweep(site.engine, site.limits, before) + requesters.sweep(site.engine, before),
         "folded": lambda: folding.fold_settled(site, clock, CONTROL_DAYS),
     }
     done: dict[str, int] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -12,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from exchange.database.engine import now
 from exchange.format.errors import printable
-from exchange.reference.models import HIGHEST_PRIORITY, LOWEST_PRIORITY, ProfileType, Request, User
+from exchange.reference.models import HIGHEST_PRIORITY, LOWEST_PRIORITY, ProfileType, Request, RequestStatus, User
 from exchange.reference.plain import check_plain
 
 LONGEST_KIND = 64
@@ -20,6 +21,14 @@ LONGEST_KIND = 64
 
 class SubmitRefused(Exception):  # noqa: N818 - an answer to the user
     """The request was not taken; the text says why and what to do."""
+
+
+class DayIsFull(SubmitRefused):
+    """The user has had today's requests: the next one is taken after ``seconds``."""
+
+    def __init__(self, sentence: str, seconds: int) -> None:
+        self.seconds = seconds
+        super().__init__(sentence)
 
 
 def submit(
@@ -37,21 +46,42 @@ def submit(
     inactive or has had today's requests (days are UTC), or when the request itself could not cross.
     """
     asked = {} if parameters is None else dict(parameters)
-    _check_request(kind, query, asked)
-    asker = _find_user(session, user)
+    check_request(kind, query, asked)
+    return submit_as(session, _find_user(session, user), kind, query, asked, priority=priority).id
+
+
+def submit_as(
+    session: Session, asker: User, kind: str, query: str, parameters: dict[str, Any], *, priority: int | None = None
+) -> Request:
+    """Add a request that was checked for a user whose row this transaction holds; the caller commits.
+
+    Raises SubmitRefused as ``submit`` does.
+    """
     if not asker.active:
         raise SubmitRefused(
             f"the user {printable(asker.name)!r} is inactive; an administrator of the response network can change that"
         )
     chosen = _choose_priority(asker.profile_type, priority)
     _check_daily_limit(session, asker)
-    request = Request(id=uuid.uuid4(), user_id=asker.id, kind=kind, query=query, parameters=asked, priority=chosen)
+    made = now()
+    request = Request(
+        id=uuid.uuid4(),
+        user_id=asker.id,
+        kind=kind,
+        query=query,
+        parameters=parameters,
+        priority=chosen,
+        status=RequestStatus.PENDING,
+        created_at=made,
+        updated_at=made,
+    )
     session.add(request)
     session.flush()
-    return request.id
+    return request
 
 
-def _check_request(kind: str, query: str, parameters: dict[str, Any]) -> None:
+def check_request(kind: str, query: str, parameters: dict[str, Any]) -> None:
+    """See that a request could cross. Raises SubmitRefused."""
     if not 1 <= len(kind) <= LONGEST_KIND:
         raise SubmitRefused(f"the kind has {len(kind)} characters, 1 to {LONGEST_KIND} are expected")
     for name, value in (("kind", kind), ("query", query), ("parameters", parameters)):
@@ -101,7 +131,8 @@ def _choose_priority(profile: ProfileType, priority: int | None) -> int:
 
 def _check_daily_limit(session: Session, user: User) -> None:
     """Count what the user asked since midnight UTC, cancelled requests included."""
-    today = _start_of_day(now())
+    moment = now()
+    today = _start_of_day(moment)
     made = session.scalar(
         sa.select(sa.func.count())
         .select_from(Request)
@@ -109,9 +140,10 @@ def _check_daily_limit(session: Session, user: User) -> None:
     )
     limit = user.profile_type.daily_limit
     if (made or 0) >= limit:
-        raise SubmitRefused(
+        raise DayIsFull(
             f"the user {printable(user.name)!r} has made {made} of {limit} requests today;"
-            " the day begins anew at 00:00 UTC"
+            " the day begins anew at 00:00 UTC",
+            math.ceil((today + timedelta(days=1) - moment).total_seconds()),
         )
 
 

@@ -39,12 +39,16 @@ def by_name(connection: Connection, typed: str) -> DirectoryUser | None:
     return DirectoryUser(*rows[0]) if len(rows) == 1 else None
 
 
+class NoSuchUser(TransientError):  # noqa: N818 - an answer to whoever asks
+    """The directory has no user of this name, or more than one."""
+
+
 def known(connection: Connection, typed: str) -> DirectoryUser:
-    """Find the same for a person who names one. Raises TransientError."""
+    """Find the same for a person who names one. Raises NoSuchUser."""
     found = by_name(connection, typed)
     if found is None:
         shown = printable(repr(typed), 80)
-        raise TransientError(
+        raise NoSuchUser(
             f"no one user has the name or e-mail {shown}; new users arrive with the directory channel's next batch"
         )
     return found

@@ -24,6 +24,8 @@ from exchange.serve.console import live
 from exchange.serve.console.frame import STATIC, rendered
 from exchange.serve.console.routes import PAGES
 from exchange.serve.door.door import Door
+from exchange.serve.door.origins import OtherOrigins
+from exchange.serve.door.requests import MOST_BYTES
 from exchange.serve.guard import Guard
 from exchange.serve.identity import Identify, Recogniser
 from exchange.serve.json_api.frame import mounted
@@ -70,10 +72,13 @@ def make_app(settings: Settings, *, token: str | None = None, identify: Identify
     app.state.side = side
     app.state.recogniser = Recogniser(settings, lambda: side.exchange.engine)
     app.state.identify = identify or app.state.recogniser
-    app.state.door = Door(settings, app.state.recogniser, lambda: side.exchange.engine)
+    app.state.door = Door(settings, app.state.recogniser, side.exchange)
     app.state.pages = frozenset(one.path for one in PAGES if "GET" in (one.methods or ()))
     named = {settings.serve_host, urlsplit(settings.serve_url or "").hostname or ""}
-    app.add_middleware(Guard, token=token, by_token=_BY_TOKEN, hosts=frozenset(named - {""}))
+    if settings.origins and settings.asks_requests:
+        app.add_middleware(OtherOrigins, origins=settings.origins)
+    larger = {"/api/v1/requests": MOST_BYTES} if settings.asks_requests else {}
+    app.add_middleware(Guard, token=token, by_token=_BY_TOKEN, hosts=frozenset(named - {""}), larger=larger)
     return app
 
 
@@ -108,7 +113,7 @@ async def _metrics(request: Request) -> Response:
         content = await run_sync(side.scraper.render, METRICS_SECONDS)
     except SettingsFaults as faults:
         return PlainTextResponse(f"{faults}\n", 503)
-    return Response(content, media_type=_METRICS_TYPE)
+    return Response(content + request.app.state.door.counting.render(), media_type=_METRICS_TYPE)
 
 
 def _wanted(accept: str) -> str:

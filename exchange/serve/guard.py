@@ -18,6 +18,8 @@ from exchange.serve.json_api.table import MOST_BODY_BYTES
 
 API = "/api/"
 MOST_HEADER_BYTES = 16 * 1024
+THROWN_AWAY_BYTES = 8 * 1024 * 1024
+THROWN_AWAY_SECONDS = 2.0
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 2.0
 """A wrong token is answered after a while, which doubles with each up to this; a right one at once."""
@@ -82,6 +84,8 @@ class Guard:
             await send(message)
 
         refused = await self._refused(scope)
+        if refused is not None and refused.status_code == 413:  # noqa: PLR2004
+            await _throw_away(receive)
         await (refused or self._app)(scope, receive, send_guarded)
 
     async def _refused(self, scope: Scope) -> Response | None:
@@ -131,6 +135,17 @@ class Guard:
         except ValueError:
             return name in self._hosts
         return True
+
+
+async def _throw_away(receive: Receive) -> None:
+    """Read some of what is too large: whoever still sends hears no answer."""
+    read = 0
+    with anyio.move_on_after(THROWN_AWAY_SECONDS):
+        while read < THROWN_AWAY_BYTES:
+            message = await receive()
+            read += len(message.get("body", b""))
+            if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                return
 
 
 def _said(scope: Scope, code: int, sentence: str, more: dict[str, str] | None = None) -> Response:

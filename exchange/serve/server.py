@@ -8,10 +8,12 @@ import socket
 import ssl
 import sys
 from contextlib import AbstractContextManager, nullcontext, suppress
+from http import HTTPStatus
 from typing import Any
 
 import structlog
 import uvicorn
+from starlette.responses import Response
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from exchange.files import pid_lock
@@ -19,20 +21,33 @@ from exchange.operating import last_runs, logs
 from exchange.operating.reloading import Reloader, say_reloaded
 from exchange.operating.service_manager import manager
 from exchange.serve.app import make_app
+from exchange.serve.door.waiting import Waiting
 from exchange.serve.feed import Feed
 from exchange.serve.guard import MOST_HEADER_BYTES, is_loopback
+from exchange.serve.json_api.problems import problem
 from exchange.serve.side import STOP_SECONDS
 from exchange.settings import Settings, SettingsFaults, variable_name
 
 REQUEST_SECONDS = 10.0
 """So long a connection may take for what it asks."""
-MOST_AT_ONCE = 100
-"""So many connections are served at once; those beyond are told to come again."""
+MOST_AT_ONCE = 400
+"""So many connections are served at once, half of them for those who wait; others are told to come again."""
 
 
 _RELOADED = {"log_level", "log_format"}
 _GIVEN = {"serve_host", "serve_port"}
 """What the command line may have said."""
+
+
+_TOO_SLOW = problem(408, f"the headers: expected all of them within {REQUEST_SECONDS:g} seconds; nothing was done")
+_NOT_HTTP = problem(400, "expected a request of HTTP/1.1 with headers of a fit size; nothing was done")
+
+
+def _as_bytes(response: Response) -> bytes:
+    """Give an answer as it goes over the line, to whoever has asked nothing that could be read."""
+    lines = [f"HTTP/1.1 {response.status_code} {HTTPStatus(response.status_code).phrase}", "connection: close"]
+    lines += [f"{name.decode()}: {value.decode()}" for name, value in response.raw_headers]
+    return "\r\n".join([*lines, "", ""]).encode() + bytes(response.body)
 
 
 class _Bounded(H11Protocol):
@@ -50,9 +65,15 @@ class _Bounded(H11Protocol):
             self._checks.cancel()
         super().connection_lost(exc)
 
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - it says what it is in our words
+        self.transport.write(_as_bytes(_NOT_HTTP))
+        self.transport.close()
+
     def _watch(self) -> None:
         idle = getattr(self.cycle, "response_complete", True)
         if idle and self._was_idle and not self.transport.is_closing():
+            if self.conn.trailing_data[0]:
+                self.transport.write(_as_bytes(_TOO_SLOW))
             self.transport.close()
             return
         self._was_idle = idle
@@ -116,7 +137,8 @@ def run_server(settings: Settings) -> None:
         for sentence in last_runs.begin(settings, "serve"):
             structlog.get_logger("exchange").warning("restarted", message=sentence)
     with there:
-        _Server(config, settings, (host, listening.getsockname()[1]), app.state.side.feed).run(sockets=[listening])
+        address = (host, listening.getsockname()[1])
+        _Server(config, settings, address, app.state.side.feed, app.state.door.waiting).run(sockets=[listening])
 
 
 def _check_certificate(settings: Settings) -> None:
@@ -166,9 +188,11 @@ def _blind() -> ssl.SSLContext:
 class _Server(uvicorn.Server):
     """A server that tells whoever started it that it is ready and answers, and reads the log's settings anew."""
 
-    def __init__(self, config: uvicorn.Config, settings: Settings, address: tuple[str, int], feed: Feed) -> None:
+    def __init__(
+        self, config: uvicorn.Config, settings: Settings, address: tuple[str, int], feed: Feed, waiting: Waiting
+    ) -> None:
         super().__init__(config)
-        self._feed = feed
+        self._feed, self._waiting = feed, waiting
         self._address = ("127.0.0.1" if address[0] in {"0.0.0.0", "::"} else address[0], address[1])  # noqa: S104
         self._tls = _blind() if settings.serve_certificate_file else None
         self._asking: asyncio.Task[None] | None = None
@@ -185,6 +209,7 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End; uvicorn then dies of the signal that it was asked by, and nothing runs any more."""
         await self._feed.stop()
+        await self._waiting.stop()
         await super().shutdown(sockets)
         last_runs.end()
 

@@ -14,28 +14,41 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from exchange.database import make_engine
+from exchange.link.home import take_over
+from exchange.operating.assemble import assemble
 from exchange.operating.prepare import prepare
 from exchange.reference.models import ProfileType, User
 from exchange.requesters import sign_in
 from exchange.settings import Settings
 from tests.console.served import Answer, Browser, console
+from tests.databases import Databases
 
 GOOD = "correct horse battery"
 PREFIX = "/api/v1"
 
 
-def make_side(home: Path, url: str | None = None, **more: Any) -> Settings:
-    """Make a side of the network that asks, with the users ada and bob and an inactive one in its directory."""
-    given: dict[str, Any] = {} if url is None else {"database_url": url}
-    made = Settings(
-        network="request",
-        peer="response",
-        home=home,
-        outgoing=home / "outgoing",
-        incoming=home / "incoming",
-        **given,
-        **more,
+def settings_of(home: Path, **more: Any) -> Settings:
+    """Give the settings of a side of the network that asks."""
+    return Settings(
+        network="request", peer="response", home=home, outgoing=home / "outgoing", incoming=home / "incoming", **more
     )
+
+
+def lend_side(databases: Databases, kind: str, home: Path, **more: Any) -> Settings:
+    """Make a side as ``make_side`` does, on either kind of database; on SQLite by copying one that was made once."""
+    if kind == "postgresql":
+        return make_side(home, database_url=databases.fresh(kind), **more)
+    databases.templates.copy_folder("door", _make_once, home)
+    made = settings_of(home, **more)
+    site = assemble(made)
+    take_over(site)
+    site.engine.dispose()
+    return made
+
+
+def make_side(home: Path, **more: Any) -> Settings:
+    """Make a side of the network that asks, with the users ada and bob and an inactive one in its directory."""
+    made = settings_of(home, **more)
     prepare(made).engine.dispose()
     engine = make_engine(made.database_url)
     with Session(engine) as session, session.begin():
@@ -87,3 +100,7 @@ def door(settings: Settings) -> Iterator[Client]:
     """Serve a side to a stranger until the block ends."""
     with console(settings, None) as browser:
         yield Client(browser)
+
+
+def _make_once(empty: Path) -> None:
+    make_side(empty)

@@ -25,7 +25,7 @@ from exchange.people.sweep import sweep
 from exchange.requesters import access_tokens, sessions
 from exchange.settings import Settings
 from tests.databases import Databases
-from tests.serve.doors import GOOD, Client, door, make_side, switch
+from tests.serve.doors import GOOD, Client, door, lend_side, switch
 
 pytestmark = pytest.mark.same_on("postgresql")
 
@@ -40,7 +40,7 @@ def _cheap() -> Iterator[None]:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 def side(request: pytest.FixtureRequest, databases: Databases, tmp_path: Path) -> Settings:
-    return make_side(tmp_path, databases.fresh(request.param))
+    return lend_side(databases, request.param, tmp_path)
 
 
 @pytest.fixture

@@ -2,29 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+import uuid
+from collections.abc import Collection
 
+from anyio import CapacityLimiter
 from sqlalchemy import Engine
 from starlette.requests import Request
 
+from exchange.api import Exchange
+from exchange.channels.schemas import Checker
+from exchange.database.errors import transient_errors
+from exchange.database.locks import reading
 from exchange.files.token_keys import TokenKeys
+from exchange.people import passwords
+from exchange.requesters import looking
 from exchange.requesters.callers import Caller, caller_of
+from exchange.serve.door.counting import Counting
+from exchange.serve.door.waiting import Waiting
 from exchange.serve.identity import Connection, Recogniser
 from exchange.settings import Settings
+
+MOST_SIGNING_IN = 60
+"""So many wait for their password to be looked at, a few at a time; those beyond come again."""
 
 
 class Door:
     """For any number of threads. It is there on every side: programs write streams of any application with a key."""
 
-    def __init__(self, settings: Settings, recogniser: Recogniser, engine: Callable[[], Engine]) -> None:
-        """Take the settings, what knows where a request comes from, and what gives the database once asked for."""
-        self.settings, self._recogniser, self._engine = settings, recogniser, engine
+    def __init__(self, settings: Settings, recogniser: Recogniser, exchange: Exchange) -> None:
+        """Take the settings, what knows where a request comes from, and the side, which is opened once asked for."""
+        self.settings, self._recogniser, self._exchange = settings, recogniser, exchange
         self.keys = TokenKeys(settings.keys_folder)
+        self.waiting = Waiting(self._answered)
+        self.counting = Counting(lambda: self.waiting.number)
+        self.signing_in = 0
+        """How many sign in now; of the thread of the server's loop."""
+        self._lock = threading.Lock()
+        self._checkers: dict[str, Checker] = {}
+        self._turns: CapacityLimiter | None = None
+
+    @property
+    def exchange(self) -> Exchange:
+        """This side."""
+        return self._exchange
 
     @property
     def engine(self) -> Engine:
         """This side's database. Raises SettingsFaults, TransientError."""
-        return self._engine()
+        return self._exchange.engine
+
+    @property
+    def turns(self) -> CapacityLimiter:
+        """The threads in which passwords are looked at: no other request waits behind those."""
+        if self._turns is None:
+            self._turns = CapacityLimiter(passwords.AT_ONCE)
+        return self._turns
+
+    def checker(self, stream: str) -> Checker:
+        """Give what checks a declared stream's records. Raises SettingsFaults, TransientError."""
+        with self._lock:
+            if stream not in self._checkers:
+                self._checkers |= self._exchange.site.checkers
+            return self._checkers[stream]
 
     def way(self, request: Request) -> Connection:
         """Say from where a request comes, and whether others can read it."""
@@ -46,3 +86,7 @@ class Door:
             self.way(request).address,
             directory_is_here=self.settings.asks_requests,
         )
+
+    def _answered(self, numbers: Collection[uuid.UUID]) -> set[uuid.UUID]:
+        with transient_errors(), reading(self.engine) as connection:
+            return looking.answered_among(connection, numbers)

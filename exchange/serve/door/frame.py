@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import secrets
-from collections.abc import Mapping
+import time
+import uuid
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 from anyio.to_thread import run_sync
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -17,11 +20,17 @@ from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy
 from exchange.files.token_keys import TokenKeyFault
 from exchange.format.as_dict import as_json
-from exchange.format.errors import TransientError
-from exchange.people.roles import Forbidden
+from exchange.format.errors import RecordError, TransientError
+from exchange.people.roles import Forbidden, Person
+from exchange.requesters.asking import DayIsFull, KeyTaken, OverLimit, SubmitRefused
 from exchange.requesters.callers import Caller
+from exchange.requesters.directory import NoSuchUser
 from exchange.requesters.sign_in import NotRenewed, NotSignedIn, TooOften
-from exchange.serve.door.door import Door
+from exchange.serve.console.visit import in_the_name_of
+from exchange.serve.door.door import MOST_SIGNING_IN, Door
+from exchange.serve.door.waiting import TooManyWait
+from exchange.serve.identity import Identity
+from exchange.serve.json_api.looks import NotThere
 from exchange.serve.json_api.problems import problem, problem_of
 from exchange.serve.json_api.reading import read_said
 from exchange.serve.json_api.table import Endpoint
@@ -38,36 +47,112 @@ _IN_CLEAR = "passwords and tokens are taken over https alone, or on this machine
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of it."""
+    """What came of it; where it ``waits_for`` requests to be answered, it is asked anew once one of them is."""
 
     body: Mapping[str, Any]
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
+    waits_for: Collection[uuid.UUID] = ()
+    wait_seconds: int = 0
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One request: at which door, by whom (None where anybody may ask), from where, with which headers."""
+    """One request: at which door, by whom (None where anybody may ask), from where, with which headers.
+
+    ``person`` is somebody who looks after the side, and asks what users are asked.
+    """
 
     door: Door
     caller: Caller | None
     address: str
     headers: Mapping[str, str]
+    person: Person | None = None
 
     @property
     def known(self) -> Caller:
-        """Give whoever asks, where only somebody who is known may."""
-        assert self.caller is not None
+        """Give whoever asks. Raises Forbidden for a person who is none of those."""
+        if self.caller is None:
+            raise Forbidden("this is for users of the directory and API keys of theirs; nothing was done")
         return self.caller
+
+    @property
+    def user_id(self) -> int:
+        """Say for which user of the directory it is asked. Raises Forbidden."""
+        if self.known.user_id is None:
+            raise Forbidden(f"{self.known.name} is no user's of the directory; nothing was done")
+        return self.known.user_id
+
+    def revealed(self, user: str) -> int:
+        """Let a person see what another user asks, which the audit has. Raises Forbidden, TransientError."""
+        assert self.person is not None
+        return in_the_name_of(self.door.exchange, self.person).requesters.reveal(user)
 
 
 async def answer(request: Request, body: bytes, wanted: Endpoint) -> Response:
-    """Answer a request whose body was read."""
+    """Answer a request whose body was read; it may have to wait first."""
     door: Door = request.app.state.door
-    return await run_sync(_answered, door, request, body, wanted)
+    began = time.monotonic()
+    found = await (_signed_in if wanted.by_anybody else run_sync)(_answered, door, request, body, wanted)
+    response = _response(found, request)
+    took = time.monotonic() - began
+    if isinstance(found, Reply) and found.wait_seconds and found.waits_for and _is_all_seen(request, response):
+        try:
+            again = await _waited(door, request, found)
+        except TooManyWait as error:
+            response = _away(str(error))
+        else:
+            began = time.monotonic()
+            if again:
+                response = _response(await run_sync(_answered, door, request, body, wanted), request)
+            took += time.monotonic() - began
+    if response.status_code == 200 and _is_all_seen(request, response, otherwise=False):  # noqa: PLR2004
+        response = Response(status_code=304, headers={"ETag": response.headers["etag"]})
+    door.counting.answered(wanted.name, response.status_code, took)
+    return response
 
 
-def _answered(door: Door, request: Request, body: bytes, wanted: Endpoint) -> Response:
+def _response(found: Reply | Response, request: Request) -> Response:
+    if not isinstance(found, Reply):
+        return found
+    response = JSONResponse(as_json(found.body), found.status, dict(found.headers))
+    if request.method == "GET":
+        response.headers["ETag"] = f'"{hashlib.sha256(response.body).hexdigest()[:32]}"'
+    return response
+
+
+def _is_all_seen(request: Request, response: Response, *, otherwise: bool = True) -> bool:
+    """Say whether whoever asks has seen this answer, as they say; ``otherwise`` where they say nothing of it."""
+    seen = request.headers.get("if-none-match")
+    return otherwise if seen is None else seen == response.headers.get("etag")
+
+
+async def _signed_in(answered: Callable[..., Reply | Response], door: Door, *asked: Any) -> Reply | Response:
+    """Look at passwords a few at a time, in the order in which they came; no other request waits behind them."""
+    if door.signing_in >= MOST_SIGNING_IN:
+        return _away("too many sign in at once; ask again")
+    door.signing_in += 1
+    try:
+        return await run_sync(answered, door, *asked, limiter=door.turns)
+    finally:
+        door.signing_in -= 1
+
+
+async def _waited(door: Door, request: Request, found: Reply) -> bool:
+    """Wait; tell whether something is answered by now. Whoever is gone meanwhile gives their place free."""
+    gone = asyncio.create_task(_gone(request))
+    try:
+        return await door.waiting.for_one_of(found.waits_for, found.wait_seconds, gone)
+    finally:
+        gone.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _answered(door: Door, request: Request, body: bytes, wanted: Endpoint) -> Reply | Response:
     try:
         with transient_errors():
             asked = _asked(door, request, wanted)
@@ -76,8 +161,7 @@ def _answered(door: Door, request: Request, body: bytes, wanted: Endpoint) -> Re
             found = wanted.call(asked, **read_said(request, body, wanted))
     except Exception as error:  # noqa: BLE001 - each is told, and what nobody thought of is logged
         return door_problem(error)
-    reply = found if isinstance(found, Reply) else Reply(found, wanted.status)
-    return JSONResponse(as_json(reply.body), reply.status, dict(reply.headers))
+    return found if isinstance(found, Reply) else Reply(found, wanted.status)
 
 
 def _asked(door: Door, request: Request, wanted: Endpoint) -> Asked | None:
@@ -89,23 +173,34 @@ def _asked(door: Door, request: Request, wanted: Endpoint) -> Asked | None:
     caller = door.caller(request)
     if caller is not None:
         caller.refuse(wanted.scope)
-    return None if caller is None else Asked(door, caller, way.address, request.headers)
+        return Asked(door, caller, way.address, request.headers)
+    identity: Identity | None = request.app.state.identify(request) if wanted.method == "GET" else None
+    return None if identity is None else Asked(door, None, way.address, request.headers, identity.person)
+
+
+_STATUS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], int], ...] = (
+    ((NotSignedIn, NotRenewed), 401),
+    ((TooOften, OverLimit, DayIsFull), 429),
+    ((SubmitRefused, KeyTaken), 422),
+    ((NotThere, NoSuchUser), 404),
+)
 
 
 def door_problem(error: Exception) -> Response:
     """Answer with what an exception says to whoever asks from outside: what fails inside is for the log."""
-    if isinstance(error, NotSignedIn | NotRenewed):
-        return problem(401, str(error))
-    if isinstance(error, TooOften):
-        return problem(429, str(error), {"Retry-After": str(error.seconds)})
+    for kinds, status in _STATUS:
+        if isinstance(error, kinds):
+            seconds = getattr(error, "seconds", None)
+            return problem(status, str(error), seconds and {"Retry-After": str(seconds)})
+    if isinstance(error, RecordError):
+        return problem(422, f"{error.sentence}; nothing was submitted", pointer=error.pointer)
     if isinstance(error, Busy):
         return _away("somebody else writes to the database; ask again")
-    inside = isinstance(error.__cause__, SQLAlchemyError | OSError)
-    if isinstance(error, TokenKeyFault | SettingsFaults) or (isinstance(error, TransientError) and inside):
+    if isinstance(error, TokenKeyFault | SettingsFaults | TransientError):
         number = secrets.token_hex(4)
         structlog.get_logger("exchange").error("away", number=number, message=str(error))
         return _away(f"this side can't answer now, its log says why under {number}; ask again")
-    return _away(str(error)) if isinstance(error, TransientError) else problem_of(error)
+    return problem_of(error)
 
 
 def _away(sentence: str) -> Response:

@@ -19,6 +19,7 @@ from exchange.format.errors import TransientError
 from exchange.people.roles import Forbidden, Role, refuse, refuse_role, refuse_sensitive
 from exchange.serve.console.visit import in_the_name_of
 from exchange.serve.door import frame as door
+from exchange.serve.door.requests import REQUESTS
 from exchange.serve.door.sign_in import SIGN_IN
 from exchange.serve.identity import Identity
 from exchange.serve.json_api.acts import ACTS
@@ -53,10 +54,10 @@ def mounted(settings: Settings) -> Mount:
 
 def endpoints(settings: Settings) -> tuple[Endpoint, ...]:
     """Give what may be asked of a side: of requesters where requests are written."""
-    return (*ENDPOINTS, *(SIGN_IN if settings.asks_requests else ()))
+    return (*ENDPOINTS, *((*SIGN_IN, *REQUESTS) if settings.asks_requests else ()))
 
 
-_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
 def _answering(endpoints: dict[str, Endpoint]) -> Any:

@@ -14,6 +14,8 @@ from exchange.format.errors import RecordError
 from exchange.serve.json_api.problems import problem
 from exchange.serve.json_api.table import Endpoint
 
+THROWN_AWAY = 8
+"""So many times what a body may have is read of it."""
 BODY_SECONDS = 10.0
 """So long a body may take."""
 
@@ -27,14 +29,21 @@ class BodyRefused(Exception):  # noqa: N818 - an answer to whoever asks
 
 
 async def body_of(request: Request, most_bytes: int) -> bytes:
-    """Read a body of at most so many bytes, within ``BODY_SECONDS``. Raises BodyRefused."""
-    found = bytearray()
+    """Read a body of at most so many bytes, within ``BODY_SECONDS``. Raises BodyRefused.
+
+    Of one that is larger some more is read and thrown away: who still sends hears no answer.
+    """
+    found, read = bytearray(), 0
     try:
         with anyio.fail_after(BODY_SECONDS):
             async for part in request.stream():
-                found += part
-                if len(found) > most_bytes:
-                    raise BodyRefused(413, f"the body: expected at most {most_bytes} bytes, found more")
+                read += len(part)
+                if read <= most_bytes:
+                    found += part
+                elif read > most_bytes * THROWN_AWAY:
+                    break
+        if read > most_bytes:
+            raise BodyRefused(413, f"the body: expected at most {most_bytes} bytes, found more")
     except TimeoutError:
         raise BodyRefused(408, f"the body: expected all of it within {BODY_SECONDS:g} seconds") from None
     except ClientDisconnect:
