@@ -43,7 +43,9 @@ class CsvRows:
         quoted = f"{quote}({inside}){quote}|" if written.quote else "((?!))|"
         plain = rf"([^{quote}{other}]*+)"
         self._cell = re.compile(rf"(?:{quoted}{plain})(?:({other})|\Z)")
-        self._quoted_nulls = [f"{written.quote}{one}{written.quote}" for one in self._nulls if written.quote]
+        ends = (written.delimiter, "\n")
+        words = [f"{written.quote}{one}{written.quote}" for one in self._nulls if written.quote]
+        self._quoted_nulls = [f"{before}{word}{behind}" for word in words for before in ends for behind in ends]
 
     def cut(self, records: Sequence[bytes], bad: dict[int, RecordError]) -> Cut:
         """Cut rows, but those of which it is known what is wrong with them; blank ones are passed over."""
@@ -134,7 +136,10 @@ class CsvRows:
 
     def _has_quoted_nulls(self, text: str, cells: Sequence[str]) -> bool:
         """Say whether a word of NULL may be quoted, and so a text."""
-        return any(word in text for word in self._quoted_nulls) and not self._nulls.isdisjoint(cells)
+        if self._nulls.isdisjoint(cells):
+            return False
+        lines = f"\n{text}\n"
+        return any(word in lines for word in self._quoted_nulls)
 
     def _are_whole(self, records: Sequence[bytes]) -> bool:
         """Say whether each row is quoted as it should be: the reader takes a quote within a plain cell as it is."""
