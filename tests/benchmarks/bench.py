@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from exchange.testing.servers import postgres
-from tests.benchmarks import agreeing, loading, looking, nudging, report, sending, spoiling
+from tests.benchmarks import agreeing, dropping, dropping_data, loading, looking, nudging, report, sending, spoiling
 from tests.benchmarks.bars import Outcome, not_measured
 from tests.benchmarks.data import Sizes
 from tests.benchmarks.environments import FOLDER, Environments
@@ -47,6 +47,10 @@ CONTESTS: dict[str, Callable[[Workshop], Outcome]] = {
     "digest": agreeing.digest,
     "one-batch": sending.one_batch,
     "shards": loading.sharded,
+    "intake": dropping.new_rows,
+    "intake-sqlite": dropping.new_rows_on_sqlite,
+    "intake-memory": dropping.memory,
+    "extract": dropping.extract,
     "nudge": nudging.nudge,
     "pages": looking.pages,
 }
@@ -76,7 +80,7 @@ def main() -> None:
     chosen = _arguments()
     environments = Environments(wanted=not chosen.quick)
     names = chosen.only or list(CONTESTS)
-    findings = _run(names, Sizes(chosen.records, chosen.rounds), environments, one_core=chosen.cores == 1)
+    findings = _run(names, Sizes(chosen.records, chosen.rounds, chosen.large), environments, one_core=chosen.cores == 1)
     report.show(findings)
     report.write(findings, chosen.output)
     report.draw(chosen.output, environments)
@@ -106,6 +110,7 @@ def _run(names: list[str], sizes: Sizes, environments: Environments, *, one_core
         method=report.METHOD.format(
             server=", ".join(f"`{name}={value}`" for name, value in SERVER.items()),
             spoilers="; ".join(spoiling.SPOILERS),
+            dropped=dropping_data.BAD,
         ),
         row_bytes=row_bytes,
         outcomes=outcomes,
@@ -153,6 +158,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=WHOLE.rounds, metavar="N", help="repeats (%(default)s)")
     parser.add_argument("--cores", type=int, default=1, choices=(1, 2), help="the fewest to measure on (%(default)s)")
+    parser.add_argument("--large", action="store_true", help="intake-memory with a file of 5 GB, too")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="where RESULTS.md and the plot go")
     chosen = parser.parse_args()
     if chosen.quick:

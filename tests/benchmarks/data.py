@@ -31,6 +31,8 @@ class Sizes:
 
     records: int = 500_000
     rounds: int = 5
+    large: bool = False
+    """Whether memory is also measured with what takes ten minutes."""
 
     @property
     def peer_records(self) -> int:

@@ -15,6 +15,8 @@ REQUIREMENTS = {
     "dlt": "dlt[postgres]==1.31.0",
     "target-postgres": "meltanolabs-target-postgres==0.8.1",
     "sqlite-utils": "sqlite-utils==4.2.1",
+    "pandas": "pandas==3.1.1 sqlalchemy psycopg[binary]",
+    "csvkit": "csvkit==2.2.0 psycopg[binary]",
     "matplotlib": "matplotlib==3.11.2",
 }
 FOLDER = ROOT / ".cache" / "bench"
@@ -61,7 +63,7 @@ class Environments:
         shutil.rmtree(folder, ignore_errors=True)
         venv: list[str | Path] = [sys.executable, "-m", "venv", "--without-pip", folder]
         ours: list[str | Path] = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
-        pip = [*ours, "install", "--quiet", requirement]
+        pip = [*ours, "install", "--quiet", *requirement.split()]
         for command in (venv, pip):
             done = subprocess.run(command, check=False, capture_output=True, text=True)
             if done.returncode:

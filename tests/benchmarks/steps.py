@@ -250,11 +250,11 @@ def main() -> None:
     """Run the step that is named and say what it took."""
     *flags, name, arguments = sys.argv[1:]
     given = json.loads(arguments)
-    clock = Clock(waits="--wait" in flags, server=_server_of(given.get("url", "")))
+    clock = Clock(waits="--wait" in flags, server=server_of(given.get("url", "")))
     answer(clock, STEPS[name](clock, **given))
 
 
-def _server_of(url: str) -> int | None:
+def server_of(url: str) -> int | None:
     """Find the process id of a database's server, on this machine; None of SQLite."""
     if not url.startswith("postgresql"):
         return None

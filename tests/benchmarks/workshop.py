@@ -108,7 +108,7 @@ class Workshop:
         """Give a migrated database: users, and nothing else."""
         url = self.new_database(kind)
         migrated(url, network)
-        self._tidy(url)
+        self.tidy(url)
         return url
 
     @cache
@@ -129,7 +129,7 @@ class Workshop:
             add_requests(connection, count)
             capture.install(connection, "request")
         engine.dispose()
-        self._tidy(url)
+        self.tidy(url)
         return url
 
     @cache
@@ -142,10 +142,10 @@ class Workshop:
         """Give a copy of a database into which batches were imported."""
         url = self.duplicate(original)
         self.take_in(url, batches)
-        self._tidy(url)
+        self.tidy(url)
         return url
 
-    def _tidy(self, url: str) -> None:
+    def tidy(self, url: str) -> None:
         """Leave no work that the first user of a database would do for those before it."""
         if url.startswith("sqlite"):
             with make_engine(url).connect() as connection:
