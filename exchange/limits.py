@@ -79,6 +79,10 @@ class Limits:
     intake_bad_rows: int = 100_000
     intake_bad_share: float = 0.1
     """So many rows of a file, and such a share of them, may be bad, or it is refused as a whole."""
+    intake_http_bytes: int = 256 * 1024 * 1024
+    intake_http_rows: int = 1_000_000
+    intake_http_seconds: float = 600.0
+    """What a program may send at once over HTTP, unpacked."""
     period_seconds: float = 300.0
     """How often this side gives a sign of life."""
     four_eyes: frozenset[Held] = frozenset()

@@ -315,6 +315,15 @@ class Settings(BaseModel):
         default=_LIMITS.intake_bad_share,
         description="So does a greater share of bad rows, if they are more than a few (0 to 1).",
     )
+    intake_http_bytes: Positive = Field(
+        default=_LIMITS.intake_http_bytes, description="Bytes of rows a program sends at once over HTTP, unpacked."
+    )
+    intake_http_rows: Positive = Field(
+        default=_LIMITS.intake_http_rows, description="Rows a program sends at once over HTTP, at most."
+    )
+    intake_http_seconds: Seconds = Field(
+        default=_LIMITS.intake_http_seconds, description="How long it may take to send them."
+    )
     intake_group: Group = Field(
         default=None, description="The group whose members may drop files; without one only this user and root may."
     )

@@ -51,7 +51,8 @@ class Intake:
     has the file's rows alone. ``on_invalid``: bad rows become dead letters (``park``), up to ``bad_rows`` and
     ``bad_share`` of them, or the first one refuses the file. ``whole``: the file in one transaction, else by segments.
     ``marker`` is what a file's companion ends with that says it is complete, else it is when it has stopped changing.
-    Files of a greater ``priority`` go first.
+    Files of a greater ``priority`` go first. With ``http`` programs send rows of the stream as JSON lines, too
+    (``POST /api/v1/streams/NAME`` of ``exchange serve``): one intake of a stream has it.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Intake:
     pattern: str = "*"
     """Which names of the folder are meant, as a shell has it."""
     written: Written = field(default_factory=Written)
+    http: bool = False
 
     def stream_of(self, channels: Sequence[Channel]) -> Stream | None:
         """Find the declared stream that is meant; None if no channel has it."""
@@ -89,6 +91,8 @@ def check_intakes(intakes: Sequence[Intake], channels: Sequence[Channel]) -> lis
     """Check intakes beside the channels of the same declaration; gives every fault found, in sentences."""
     names = [one.name for one in intakes]
     faults = [f'intake "{printable(name)}": more than one has this name' for name in {*names} if names.count(name) > 1]
+    sent = [stream.name for one in intakes if one.http and (stream := one.stream_of(channels)) is not None]
+    faults += [f"stream {name}: more than one intake has http=True" for name in {*sent} if sent.count(name) > 1]
     for one in intakes:
         faults += [f'intake "{printable(one.name)}": {fault}' for fault in _faults(one, channels)]
     return faults

@@ -1145,6 +1145,8 @@ intake = Table(
     Index("ix_exchange_intake_sha256", "sha256", "id"),
     Index("ix_exchange_intake_state", "state", "priority", "id"),
 )
+Index("ix_exchange_intake_file", collate(intake.c.file, "C")).ddl_if(dialect="postgresql")
+Index("ix_exchange_intake_file", intake.c.file).ddl_if(dialect="sqlite")
 """The files of rows that were taken in, each once: ``place`` is where it lies now, ``format`` how its bytes are rows,
 and ``terms`` on which they are loaded, as JSON; ``who`` dropped it. ``rows_waiting`` are those of the parked that only
 wait for another row. A second file of the same bytes is a row of its own, a duplicate."""

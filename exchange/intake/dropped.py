@@ -111,6 +111,12 @@ def work_off(
     return False  # as many as may be are at work
 
 
+def settle(site: Site, drop: Drop) -> None:
+    """Put away what is claimed of a folder and dealt with. Raises TransientError, Busy."""
+    with transient_errors():
+        _Turn(site)._settle(drop)  # noqa: SLF001 - of this module
+
+
 @dataclass
 class _Turn:
     """One worker's turn."""
@@ -185,7 +191,7 @@ class _Turn:
             with reading(self.site.engine) as connection:
                 if standing.at_places(connection, [str(one.place)]):
                     return False  # somebody did, just now
-            number = _take_in(self.site, one)
+            number = take_in_claimed(self.site, one)
             if number is not None:
                 self.touched.add(number)
             return True
@@ -211,7 +217,7 @@ class _Turn:
         return False
 
 
-def _take_in(site: Site, one: Claimed) -> int | None:
+def take_in_claimed(site: Site, one: Claimed) -> int | None:
     """Write a claimed file into the ledger, to be loaded, as a duplicate, or refused at once; give its number.
 
     One that somebody writes to while it is read is given back instead: None. Commits. Raises TransientError, Busy.

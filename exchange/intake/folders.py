@@ -34,6 +34,8 @@ from exchange.format.errors import Problem, TransientError, printable
 from exchange.site import Site
 
 TAKEN, DONE, REFUSED = "taken", "done", "refused"
+POSTED = "posted"
+"""Below the home, for what programs send."""
 OURS = frozenset({TAKEN, DONE, REFUSED})
 REASON_ENDING = ".txt"
 
@@ -139,12 +141,34 @@ def misplaced(site: Site) -> list[str]:
 
 
 def drops(site: Site) -> tuple[Drop, ...]:
-    """Give the folders that are declared, those of the greatest priority first."""
+    """Give the folders that are declared, and those of rows that programs sent; of the greatest priority first."""
     found: dict[Path, list[Intake]] = {}
     for one in declared(site):
         if one.folder is not None:
             found.setdefault(site.spool.folders.home / one.folder, []).append(one)
-    return tuple(sorted((Drop(path, tuple(some)) for path, some in found.items()), key=lambda one: -one.priority))
+    posted = [drop for one in declared(site) if one.http and (drop := posted_drop(site, one)).path.is_dir()]
+    return tuple(
+        sorted([*(Drop(path, tuple(some)) for path, some in found.items()), *posted], key=lambda one: -one.priority)
+    )
+
+
+def posted_drop(site: Site, intake: Intake) -> Drop:
+    """Give the folder in which lie the rows of an intake that programs sent: this side's own, made by the first one."""
+    path = site.spool.folders.home / POSTED / intake.name
+    meant = replace(intake, folder=str(path), format="jsonl", pattern="post-*.jsonl", marker=None)
+    return Drop(path, (meant,))
+
+
+@contextlib.contextmanager
+def open_taken(drop: Drop) -> Iterator[Folder]:
+    """Hold the folder open that has what is claimed of another one. Raises TransientError."""
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(held(drop.path))
+            taken = stack.enter_context(_ours(folder, TAKEN))
+        except OSError as error:
+            raise _trouble(drop, error, "mend it; nothing can be taken there") from error
+        yield taken
 
 
 def make_all(site: Site, group: int | None, *, beyond: bool) -> list[str]:

@@ -37,8 +37,8 @@ class Caller:
     session: str | None = None
 
     def refuse(self, scope: str) -> None:
-        """See that they may. Raises Forbidden."""
-        if scope not in self.scopes:
+        """See that they may; one that ends with a colon is any that begins so. Raises Forbidden."""
+        if not any(one == scope or (scope.endswith(":") and one.startswith(scope)) for one in self.scopes):
             listed = ", ".join(sorted(self.scopes))
             raise Forbidden(f"this needs the scope {scope}, and {self.name} has {listed}; nothing was done")
 

@@ -26,6 +26,7 @@ from exchange.serve.console.routes import PAGES
 from exchange.serve.door.door import Door
 from exchange.serve.door.origins import OtherOrigins
 from exchange.serve.door.requests import MOST_BYTES
+from exchange.serve.door.rows import Receiving
 from exchange.serve.guard import Guard
 from exchange.serve.identity import Identify, Recogniser
 from exchange.serve.json_api.frame import mounted
@@ -73,11 +74,13 @@ def make_app(settings: Settings, *, token: str | None = None, identify: Identify
     app.state.recogniser = Recogniser(settings, lambda: side.exchange.engine)
     app.state.identify = identify or app.state.recogniser
     app.state.door = Door(settings, app.state.recogniser, side.exchange)
+    app.state.receiving = Receiving()
     app.state.pages = frozenset(one.path for one in PAGES if "GET" in (one.methods or ()))
     named = {settings.serve_host, urlsplit(settings.serve_url or "").hostname or ""}
     if settings.origins and settings.asks_requests:
         app.add_middleware(OtherOrigins, origins=settings.origins)
-    larger = {"/api/v1/requests": MOST_BYTES} if settings.asks_requests else {}
+    larger = {"/api/v1/streams/": settings.intake_http_bytes}
+    larger |= {"/api/v1/requests": MOST_BYTES} if settings.asks_requests else {}
     app.add_middleware(Guard, token=token, by_token=_BY_TOKEN, hosts=frozenset(named - {""}), larger=larger)
     return app
 

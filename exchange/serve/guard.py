@@ -65,7 +65,8 @@ class Guard:
     ) -> None:
         """Take what answers, the token if there is one, the paths that need it, and the names of this machine.
 
-        ``larger`` has paths whose bodies may have more bytes than those of others.
+        ``larger`` has paths whose bodies may have more bytes than those of others; one with a slash at its end is all
+        below it.
         """
         self._app, self._by_token, self._larger = app, by_token, larger
         self._hosts = frozenset({"localhost", *(one.lower() for one in hosts)})
@@ -122,10 +123,14 @@ class Guard:
         said = sum(len(name) + len(value) for name, value in scope["headers"])
         if said + len(scope["raw_path"]) + len(scope["query_string"]) > MOST_HEADER_BYTES:
             return 431
-        length, most = headers.get("content-length", "0"), self._larger.get(scope["path"])
+        length, most = headers.get("content-length", "0"), self._most(scope["path"])
         if not length.isdecimal() or int(length) > (most or MOST_BODY_BYTES):
             return 413
         return 413 if most is None and "transfer-encoding" in headers else None
+
+    def _most(self, path: str) -> int | None:
+        """Give how many bytes more than usual a body may have; None for no more."""
+        return self._larger.get(path) or self._larger.get(path[: path.rfind("/") + 1])
 
     def _is_known(self, said: str) -> bool:
         name = said.rpartition(":")[0] if ":" in said and not said.endswith("]") else said

@@ -43,6 +43,7 @@ PAGES = {
         "deploy/RUNBOOK.md",
         "deploy/GROWTH.md",
         "deploy/HANDLERS.md",
+        "deploy/ROWS.md",
         "deploy/carrier/README.md",
         "exchange/reference/README.md",
         "ARCHITECTURE.md",

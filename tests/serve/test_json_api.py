@@ -16,7 +16,7 @@ from exchange.database.tables import audit
 from exchange.operating.prepare import prepare
 from exchange.people.roles import LEAST_ROLE, Role
 from exchange.serve.app import make_app
-from exchange.serve.json_api.frame import ENDPOINTS, PREFIX
+from exchange.serve.json_api.frame import ENDPOINTS, PREFIX, endpoints
 from exchange.serve.json_api.openapi import document
 from exchange.settings import Settings
 from tests.console.served import CSRF, Answer, Browser, console
@@ -55,10 +55,12 @@ def served(side: Settings) -> Iterator[Browser]:
         yield browser
 
 
-def test_the_document_is_one_of_openapi_and_has_every_act_of_tasks_and_commands(served: Browser) -> None:
+def test_the_document_is_one_of_openapi_and_has_every_act_of_tasks_and_commands(
+    served: Browser, side: Settings
+) -> None:
     _, found = ask(served, "GET", "/openapi.json")
     validate(found)
-    assert found == json.loads(json.dumps(document(ENDPOINTS, PREFIX)))
+    assert found == json.loads(json.dumps(document(endpoints(side), PREFIX)))
     acts = {one.action for one in ENDPOINTS if one.action and one.method != "GET"} | {"verify_batch"}
     assert LEAST_ROLE.keys() - BY_COMMAND_ALONE - OF_PAGES == acts
     tasks = {name.removeprefix("exchange.") for name in work.WORK}

@@ -19,6 +19,7 @@ from exchange.format.errors import TransientError
 from exchange.people.roles import Forbidden, Role, refuse, refuse_role, refuse_sensitive
 from exchange.serve.console.visit import in_the_name_of
 from exchange.serve.door import frame as door
+from exchange.serve.door import rows
 from exchange.serve.door.requests import REQUESTS
 from exchange.serve.door.sign_in import SIGN_IN
 from exchange.serve.identity import Identity
@@ -54,7 +55,7 @@ def mounted(settings: Settings) -> Mount:
 
 def endpoints(settings: Settings) -> tuple[Endpoint, ...]:
     """Give what may be asked of a side: of requesters where requests are written."""
-    return (*ENDPOINTS, *((*SIGN_IN, *REQUESTS) if settings.asks_requests else ()))
+    return (*ENDPOINTS, *rows.ROWS, *((*SIGN_IN, *REQUESTS) if settings.asks_requests else ()))
 
 
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -66,6 +67,8 @@ def _answering(endpoints: dict[str, Endpoint]) -> Any:
         if wanted is None:
             allowed = ", ".join(sorted(endpoints))
             return problem(405, f"{request.url.path}: expected {allowed}, found {request.method}", {"Allow": allowed})
+        if wanted.receives_lines:
+            return await rows.answer(request, wanted)
         try:
             body = await body_of(request, wanted.most_bytes)
         except BodyRefused as error:

@@ -13,6 +13,7 @@ from exchange.serve.json_api.table import LARGEST, Endpoint, Field, Kind
 _PROBLEMS = {"400": "Refused", "401": "Unknown", "403": "Forbidden", "409": "Conflict", "503": "Away"}
 
 
+_PROBLEMS_OF_LINES = {"404": "Nothing", "415": "Unread", "507": "Room"}
 _PROBLEMS_OF_THE_DOOR = {"408": "Slow", "413": "Large", "422": "Untaken", "429": "Often"}
 
 
@@ -75,6 +76,9 @@ def document(endpoints: Iterable[Endpoint], prefix: str) -> dict[str, Any]:
                     ("Slow", "The body took too long; nothing was done."),
                     ("Large", "The body is too large; nothing was done."),
                     ("Untaken", "What was said can't be taken; nothing was done."),
+                    ("Nothing", "There is no such thing; nothing was done."),
+                    ("Unread", "The body is of a kind or packed in a way that is not read here; nothing was done."),
+                    ("Room", "There is no room for it; nothing was done."),
                     ("Often", "Too much was asked; Retry-After says when to ask again. Nothing was done."),
                 )
             },
@@ -105,10 +109,14 @@ def _operation(one: Endpoint) -> dict[str, Any]:
             str(one.status): _answer(one),
             **({} if one.action is None or one.method == "GET" else _PROPOSED),
             **_refused(_PROBLEMS | (_PROBLEMS_OF_THE_DOOR if one.is_of_the_door else {})),
+            **(_refused(_PROBLEMS_OF_LINES) | {"200": _answer(one)} if one.receives_lines else {}),
         },
     }
     if one.is_of_the_door:
         said["security"] = [] if one.by_anybody else [{"access": []}, {"key": []}]
+    if one.receives_lines:
+        lines = {"schema": {"type": "string", "description": "An object a line."}}
+        said["requestBody"] = {"required": True, "content": {"application/jsonl": lines}}
     body = [field for field in one.fields if not _in_address(one, field)]
     if body:
         schema = {
@@ -133,7 +141,7 @@ def _for_whom(one: Endpoint) -> str:
 
 
 def _in_address(one: Endpoint, field: Field) -> bool:
-    return one.method == "GET" or field.name in one.in_path
+    return one.asks_in_address or field.name in one.in_path
 
 
 def _parameter(one: Endpoint, field: Field) -> dict[str, Any]:

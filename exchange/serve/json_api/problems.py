@@ -28,12 +28,14 @@ _TITLES = {
     408: "it took too long",
     409: "not as things stand",
     413: "it is too large",
+    415: "it is written as nothing that is read here",
     421: "it was asked of another host",
     422: "it can't be taken",
     429: "too much was asked",
     431: "its headers are too large",
     500: "a fault of the exchange itself",
     503: "not to be had now",
+    507: "there is no room",
 }
 
 

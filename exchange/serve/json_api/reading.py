@@ -58,7 +58,7 @@ def body_problem(error: BodyRefused) -> Response:
 
 def read_said(request: Request, body: bytes, wanted: Endpoint) -> dict[str, Any]:
     """Read the fields of a row of the table. Raises RefusedArgument."""
-    return wanted.read(request.path_params, _query(request), _object(body) if wanted.method != "GET" else {})
+    return wanted.read(request.path_params, _query(request), {} if wanted.asks_in_address else _object(body))
 
 
 def _query(request: Request) -> dict[str, str]:

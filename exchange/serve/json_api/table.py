@@ -108,7 +108,8 @@ class Endpoint:
 
     A path has its fields in braces. ``lines`` says that the answer is JSON lines, as long as it takes. With a ``scope``
     users of the directory and programs with a key ask it, not who looks after the side: then, and of what is asked
-    ``by_anybody``, ``call`` takes an ``Asked``. ``status`` is that of what was done, ``most_bytes`` bound a body.
+    ``by_anybody``, ``call`` takes an ``Asked``. ``status`` is that of what was done, ``most_bytes`` bound a body. One
+    that ``receives_lines`` is answered while its body comes: it has a scope, ``streams:`` of any or of ``{stream}``.
     """
 
     method: str
@@ -122,6 +123,12 @@ class Endpoint:
     by_anybody: bool = False
     status: int = 200
     most_bytes: int = MOST_BODY_BYTES
+    receives_lines: bool = False
+
+    @property
+    def asks_in_address(self) -> bool:
+        """Whether its fields stand in the address: its body is none, or lines."""
+        return self.method == "GET" or self.receives_lines
 
     @property
     def is_of_the_door(self) -> bool:
@@ -142,8 +149,8 @@ class Endpoint:
     def read(self, path: Mapping[str, str], query: Mapping[str, str], body: Mapping[str, Any]) -> dict[str, Any]:
         """Read what was said, each field once. Raises RefusedArgument."""
         known = {one.name: one for one in self.fields}
-        elsewhere = query if self.method == "GET" else body
-        if stray := sorted((elsewhere.keys() | (query.keys() if self.method != "GET" else set())) - known.keys()):
+        elsewhere = query if self.asks_in_address else body
+        if stray := sorted((elsewhere.keys() | (set() if self.asks_in_address else query.keys())) - known.keys()):
             listed = ", ".join(sorted(known.keys() - self.in_path)) or "nothing"
             raise RefusedArgument(f"{quoted(stray[0])}: nothing is called so, expected {listed}; nothing was done")
         found: dict[str, Any] = {}
@@ -152,7 +159,7 @@ class Endpoint:
                 found[name] = one.read_text(path[name])
             elif name in elsewhere and elsewhere[name] is not None:
                 said = elsewhere[name]
-                found[name] = one.read_text(str(said)) if self.method == "GET" else one.read(said)
+                found[name] = one.read_text(str(said)) if self.asks_in_address else one.read(said)
             elif one.needed:
                 raise RefusedArgument(f"{name}: expected {one.expected}, found nothing; nothing was done")
         return found
