@@ -19,10 +19,11 @@ from exchange.site import Site
 
 NAMES = (
     *("state", "channel", "stream", "batch", "error", "fingerprint", "key", "direction", "since", "until", "text"),
-    "selection",
+    *("selection", "intake"),
 )
 """What can be said of letters, each by one text."""
 
+_MOST_DIGITS = 18
 _SELECTION = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
@@ -49,7 +50,18 @@ def read_filters(site: Site, asked: Mapping[str, str | None]) -> Filters:
         until=moment("until", said["until"]),
         text=said["text"],
         selection=said["selection"],
+        intake=_number("intake", said["intake"]),
     )
+
+
+def _number(what: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS and int(text)):
+        raise RefusedArgument(
+            f"{what}: expected the number of a file, as `exchange intake` gives it, found {quoted(text)}"
+        )
+    return int(text)
 
 
 def _stem(text: str) -> str:

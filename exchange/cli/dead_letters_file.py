@@ -47,6 +47,11 @@ def export(
         output.emit(saved.as_dict())
     else:
         output.tell(f"{saved.file}: {saved.letters} dead letters")
+        if saved.left_out:
+            output.tell(
+                f"left out: {saved.left_out} rows of people's files, which say nothing without their file; a name that"
+                " ends in .csv has them too"
+            )
 
 
 def import_(file: Import, reason: Reason = None, who: As = None, as_json: Json = False) -> None:

@@ -40,6 +40,7 @@ class FilterOptions:
     since: Annotated[str | None, _option("Only parked since then: 2026-11-22T06:15 (UTC), or 90m, 3h, 2d ago.")] = None
     until: Annotated[str | None, _option("Only parked before then.")] = None
     text: Annotated[str | None, _option("Only with these words in the message.")] = None
+    intake: Annotated[str | None, _option("Only rows of this file that people dropped, by its number.")] = None
 
     def read(self, site: Site, selection: str | None = None) -> Filters:
         """Check the options, and the name of a ``selection`` if only its letters are meant.

@@ -77,6 +77,40 @@ _INCOMING = {
     "database": Advice(_HERE, _MAKE_ROOM),
 }
 
+_FILE = "the file"
+
+_MEND_ROW = (
+    "mend the row (`exchange dead-letters edit {id} --reason TEXT`), then `exchange dead-letters retry {id}`; or"
+    " discard it, and bring it again in a file"
+)
+
+_OF_FILES = {
+    "cell": Advice(_FILE, _MEND_ROW),
+    "ragged": Advice(_FILE, _MEND_ROW),
+    "quoting": Advice(_FILE, _MEND_ROW),
+    "encoding": Advice(
+        _FILE,
+        "give the row anew (`exchange dead-letters edit {id} --file FILE --reason TEXT`), or bring the file again with"
+        " its encoding said",
+    ),
+    "long": Advice(_FILE, "raise EXCHANGE_MAX_RECORD_BYTES, or make the row shorter, and bring it again in a file"),
+    "file": Advice(_HERE, "discard it (`exchange dead-letters discard {id} --reason TEXT`), and bring the row again"),
+    "json": Advice(_FILE, _MEND_ROW),
+    "schema": Advice(_FILE, _MEND_ROW),
+    "value": Advice(_FILE, _MEND_ROW),
+    "foreign_key": Advice(
+        _EITHER,
+        "it is retried by itself; if the row that it waits for will not come (`exchange dead-letters show {id}` names"
+        " it), mend the row, or discard it",
+    ),
+    "unique": Advice(
+        _FILE,
+        "a row of this key or unique value is there already: discard this one, or mend it"
+        " (`exchange dead-letters edit {id} --reason TEXT`) and retry it",
+    ),
+}
+"""What rows of people's files are refused for, where that is another matter than for records of the peer's."""
+
 _OUTGOING = Advice(
     _HERE, "the row as it is can't cross: mend it in the application, then `exchange dead-letters retry {id}` sends it"
 )
@@ -90,14 +124,19 @@ _OUTGOING_KEY = Advice(
 _UNKNOWN = Advice(_HERE, "look at one: `exchange dead-letters show {id}`")
 
 
-CLASSES = sorted({*_INCOMING, "key"})
+CLASSES = sorted({*_INCOMING, *_OF_FILES, "key"})
 """The classes of error that there can be."""
 
 
-def advice(direction: Direction, error: str, letter_id: int) -> Advice:
-    """Say whose fault an error of this class is, and what to do about letter ``letter_id`` and those like it."""
+def advice(direction: Direction, error: str, letter_id: int, *, of_file: bool = False) -> Advice:
+    """Say whose fault an error of this class is, and what to do about letter ``letter_id`` and those like it.
+
+    ``of_file`` says that it is a row of a file that people dropped.
+    """
     if direction is Direction.OUT:
         said = _OUTGOING_KEY if error == "key" else _OUTGOING
     else:
-        said = _INCOMING.get(error, _UNKNOWN)
+        said = (
+            (_OF_FILES if of_file else _INCOMING).get(error) or _INCOMING.get(error) or _OF_FILES.get(error, _UNKNOWN)
+        )
     return said._replace(next=said.next.format(id=letter_id))

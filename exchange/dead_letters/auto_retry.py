@@ -20,7 +20,15 @@ from exchange.channels.channel import Channel
 from exchange.database import pauses
 from exchange.database.engine import among, in_parts, now
 from exchange.database.locks import Busy, reading, writing
-from exchange.database.tables import DeadLetterState, Direction, dead_letter, is_orphan, is_scheduled, position
+from exchange.database.tables import (
+    DeadLetterState,
+    Direction,
+    dead_letter,
+    is_of_intake,
+    is_orphan,
+    is_scheduled,
+    position,
+)
 from exchange.dead_letters import retry, schedule
 from exchange.dead_letters.retry import RetryOptions
 from exchange.results import Retried
@@ -37,17 +45,22 @@ RIVALS_RETRIED = "retried by itself, together with those that are in its way"
 def channels_with_letters(site: Site) -> list[Channel]:
     """Give the channels by which something ever came, as it was split then, as far as they are declared and not paused.
 
+    Those too whose rows this side writes, and of which rows of people's files wait for others.
+
     Reads in a transaction of its own.
     """
     with reading(site.engine) as connection:
         came = sa.select(position.c.channel).where(position.c.direction == Direction.IN).distinct()
         names = {*connection.scalars(came)}
+        # Rows of people's files are this side's own: they go by channels on which nothing comes.
+        files = sa.select(dead_letter.c.channel).where(is_orphan(dead_letter), is_of_intake(dead_letter)).distinct()
+        loaded = {*connection.scalars(files)}
         stopped = pauses.paused(connection, site.off)
     channels = [
         *site.incoming(),
-        *(site.channel(name) for name in sorted(names - {one.name for one in site.incoming()})),
+        *(site.channel(name) for name in sorted((names | loaded) - {one.name for one in site.incoming()})),
     ]
-    mine = [one for one in channels if one is not None and one.target == site.network]
+    mine = [one for one in channels if one is not None and (one.target == site.network or one.name in loaded)]
     return [one for one in mine if (Direction.IN, one.declared) not in stopped]
 
 

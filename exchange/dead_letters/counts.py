@@ -80,8 +80,12 @@ def faults_there(connection: Connection) -> set[str]:
     alike = (dead_letter.c.fingerprint == groups.c.fingerprint, dead_letter.c.state == groups.c.state)
     one = sa.select(dead_letter.c.id).where(*alike).limit(1).correlate(groups).scalar_subquery()
     some = sa.select(one).select_from(groups).limit(MOST_CAUSES)
-    kinds = sa.select(dead_letter.c.direction, dead_letter.c.error).where(dead_letter.c.id.in_(some)).distinct()
-    return {advice(Direction(way), error, 0).fault for way, error in connection.execute(kinds)}
+    columns = (dead_letter.c.direction, dead_letter.c.error, dead_letter.c.intake.is_not(None))
+    kinds = sa.select(*columns).where(dead_letter.c.id.in_(some)).distinct()
+    return {
+        advice(Direction(way), error, 0, of_file=bool(of_file)).fault
+        for way, error, of_file in connection.execute(kinds)
+    }
 
 
 def trends(connection: Connection, state: DeadLetterState, moment: datetime) -> dict[str, list[int]]:

@@ -16,7 +16,8 @@ from exchange.channels.stream import HIDDEN
 from exchange.database.errors import transient_errors
 from exchange.database.locks import reading, writing
 from exchange.database.tables import MAX_STORED_RECORD_BYTES, DeadLetterState, Direction
-from exchange.dead_letters import revisions, store
+from exchange.dead_letters import file_rows, revisions, store
+from exchange.dead_letters.file_rows import FileRows, PeoplesFile
 from exchange.dead_letters.masking import Mask
 from exchange.dead_letters.store import Parked
 from exchange.dead_letters.transitions import missing, standing
@@ -36,7 +37,8 @@ _NOTHING = "nothing was changed"
 class Draft:
     """A letter and its record as they are now.
 
-    ``value`` is None if the record is no JSON object; ``sensitive`` are the columns whose values nobody is to see.
+    ``value`` is None if the record is no JSON object; ``sensitive`` are the columns whose values nobody is to see. Of a
+    row of a ``file`` that people dropped it has the cells as ``data``, and is None if they can't be told apart.
     """
 
     letter: Parked
@@ -44,6 +46,23 @@ class Draft:
     content: bytes
     value: dict[str, Any] | None
     sensitive: frozenset[str]
+    file: PeoplesFile | None = None
+
+    @property
+    def shown(self) -> dict[str, Any] | None:
+        """The value with hidden values hidden."""
+        return None if self.value is None else _with_hidden(self.value, self.sensitive)
+
+    def changed(self, typed: bytes) -> list[str]:
+        """Name the columns that a typed row of a file has otherwise, as pointers; none where it can't be read."""
+        if self.file is None or self.value is None:
+            return []
+        try:
+            content = file_rows.mended(self.file, typed, self.value["data"], self.sensitive)
+        except RecordError:
+            return []
+        after = {"data": file_rows.parts_of(self.file, content)}
+        return revisions.changed_places({"data": self.value["data"]}, after)
 
     @property
     def text(self) -> str:
@@ -51,7 +70,11 @@ class Draft:
 
         Raises TransientError if the record can't be read, so that hidden values could not be told from others.
         """
-        if self.value is not None:
+        if self.file is not None and (self.value is not None or not self.sensitive):
+            text = file_rows.text_of(self.file, self.content, self.sensitive)
+            if text is not None:
+                return text + "\n"
+        if self.value is not None and self.file is None:
             return plain_json.dumps(_with_hidden(self.value, self.sensitive), indent=2, ensure_ascii=False) + "\n"
         if self.sensitive:
             msg = f"the record of dead letter {self.letter.id} can't be read, and may hold what nobody is to see"
@@ -81,6 +104,9 @@ def begin_edit(site: Site, letter_id: int) -> Draft:
         if letter.state is not DeadLetterState.PARKED:
             raise TransientError(f"{standing(connection, letter_id)}; {_NOTHING}")
         content = revisions.newest(connection, letter)
+        file = file_rows.file_of(connection, letter)
+    if letter.intake is not None:
+        return _begin_row(site, letter, file, content)
     if letter.direction is Direction.OUT:
         msg = f"dead letter {letter_id} was not sent: mend its row, not the record; a retry reads the row anew"
         raise TransientError(f"{msg}; {_NOTHING}")
@@ -97,6 +123,18 @@ def begin_edit(site: Site, letter_id: int) -> Draft:
         value = None
     sensitive = Mask(site.channels).hidden_in(letter, value)
     return Draft(letter, channel, content, value if isinstance(value, dict) else None, sensitive)
+
+
+def _begin_row(site: Site, letter: Parked, file: PeoplesFile | None, content: bytes) -> Draft:
+    """Begin to edit a row of a file. Raises TransientError."""
+    channel = site.channel(letter.channel)
+    if file is None or channel is None:
+        gone = file_rows.GONE if file is None else f"channel {printable(letter.channel)} is no longer declared"
+        raise TransientError(f"{gone}; {_NOTHING}")
+    parts = file_rows.parts_of(file, content)
+    sensitive = Mask(site.channels).sensitive(letter)
+    hidden = sensitive if parts is None else file_rows.hidden_parts(file, parts, sensitive)
+    return Draft(letter, channel, content, None if parts is None else {"data": parts}, hidden, file)
 
 
 def with_changes(begun: Draft, values: Sequence[str], removed: Sequence[str]) -> bytes:
@@ -122,7 +160,12 @@ def with_changes(begun: Draft, values: Sequence[str], removed: Sequence[str]) ->
         if isinstance(name, str) and name not in holder:
             raise TransientError(f"{printable(pointer, 80)}: there is nothing in the record; {_NOTHING}")
         del holder[name]
-    return strict_json.dumps(value)
+    if begun.file is None:
+        return strict_json.dumps(value)
+    try:
+        return file_rows.typed(begun.file, value["data"])
+    except RecordError as error:
+        raise EditRefused(f"{error.sentence}; {_NOTHING}", error.pointer) from error
 
 
 @dataclass(frozen=True)
@@ -130,9 +173,10 @@ class Checked:
     """A mended record that would be kept, and how it differs from what is kept now, a line for each place."""
 
     content: bytes
-    record: Record
-    key: str
-    schema_version: int
+    record: Record | None
+    """None for a row of a file that people dropped."""
+    key: str | None
+    schema_version: int | None
     difference: str
 
 
@@ -146,6 +190,8 @@ class EditRefused(TransientError):  # noqa: N818 - an answer to a person
 
 def check_edit(site: Site, begun: Draft, text: bytes) -> Checked:
     """Check a mended record as ``save_edit`` does, and keep nothing. Touches no database. Raises EditRefused."""
+    if begun.file is not None:
+        return _check_row(site, begun, begun.file, text)
     value = _with_shown(_read(site, text), begun.value or {}, begun.sensitive)
     try:
         content = strict_json.dumps(value)
@@ -170,15 +216,38 @@ def save_edit(site: Site, begun: Draft, text: bytes, why: str) -> Edited:
     letter, mended = begun.letter, check_edit(site, begun, text)
     with transient_errors(), writing(site.engine) as connection:
         number = revisions.add(connection, letter, mended.content, mended.difference, why)
-        if letter.key is None or letter.schema_version is None:
-            revisions.identify(connection, letter.id, mended.record, mended.key, mended.schema_version)
+        if mended.record is not None and (letter.key is None or letter.schema_version is None):
+            key, schema_version = mended.key or "", mended.schema_version or 1
+            revisions.identify(connection, letter.id, mended.record, key, schema_version)
     return Edited(letter.id, number, mended.difference)
 
 
-def _read(site: Site, text: bytes) -> dict[str, Any]:
+def _check_row(site: Site, begun: Draft, file: PeoplesFile, text: bytes) -> Checked:
+    """Check a mended row beside its file's header, its columns and its stream's schema."""
+    _check_length(site, text)
+    before = (begun.value or {}).get("data")
+    try:
+        content = file_rows.mended(file, text, before, begun.sensitive)
+        if content == begun.content:
+            raise EditRefused(f"the row of dead letter {begun.letter.id} is as it was; {_NOTHING}")
+        FileRows(file, begun.channel).check(site.engine.dialect, content, site.limits.read)
+    except RecordError as error:
+        raise EditRefused(f"{error.pointer or 'the row'}: {error.sentence}; {_NOTHING}", error.pointer) from error
+    told = "the row could not be read before"
+    if before is not None:
+        after = file_rows.parts_of(file, content)
+        told = revisions.difference({"data": before}, {"data": after}, begun.sensitive)
+    return Checked(content, None, None, None, told)
+
+
+def _check_length(site: Site, text: bytes) -> None:
     most = min(site.limits.read.max_record_bytes, MAX_STORED_RECORD_BYTES)
     if len(text) > most:
         raise EditRefused(f"the record is {len(text)} bytes long, at most {most} are kept; {_NOTHING}")
+
+
+def _read(site: Site, text: bytes) -> dict[str, Any]:
+    _check_length(site, text)
     try:
         value = strict_json.loads(text.strip())
     except strict_json.StrictJsonError as fault:

@@ -21,7 +21,8 @@ class Filters:
 
     ``channels`` are names in the files, of which a channel in shards has many; ``keys`` the texts that one key may have
     been kept as (see ``key_texts``); ``since`` and ``until`` are about when it was parked, ``since`` included; ``text``
-    is looked for in the message, in whichever case; ``selection`` is the name of one.
+    is looked for in the message, in whichever case; ``selection`` is the name of one; ``intake`` the id of a file of
+    people that they are rows of.
     """
 
     state: DeadLetterState | None = None
@@ -36,6 +37,7 @@ class Filters:
     until: datetime | None = None
     text: str | None = None
     selection: str | None = None
+    intake: int | None = None
 
     @property
     def given(self) -> bool:
@@ -72,6 +74,8 @@ class Filters:
         conditions = []
         if self.batch is not None:
             conditions.append(letters.c.batch == self.batch)
+        if self.intake is not None:
+            conditions.append(letters.c.intake == self.intake)
         if self.keys:
             conditions.append(letters.c.key.in_(self.keys))
         if self.text is not None:
@@ -98,6 +102,7 @@ class Filters:
             "direction": Direction,
             "channels": tuple,
             "keys": tuple,
+            "intake": int,
             "since": datetime.fromisoformat,
             "until": datetime.fromisoformat,
         }

@@ -45,11 +45,13 @@ class Group(AsDict):
     cause: str
     message: str
     example: int
+    intake: int | None
+    """The file that the example is a row of, if people dropped it."""
 
     @property
     def advice(self) -> Advice:
         """Say whose fault it is, and what to do."""
-        return advice(self.direction, self.error, self.example)
+        return advice(self.direction, self.error, self.example, of_file=self.intake is not None)
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
@@ -100,6 +102,7 @@ def grouped(connection: Connection, filters: Filters, moment: datetime | None = 
             cause=row.cause,
             message=row.message,
             example=row.id,
+            intake=row.intake,
         )
         for row in rows
     ]

@@ -1,5 +1,6 @@
 """Dead letters as a person may see them: values of sensitive columns are hidden, whatever shape the record has.
 
+A row of a file that people dropped is hidden by its cells, as its file is written.
 Where nobody can tell if a value is of such a column it is not shown: of a stream with such columns nothing undeclared,
 of a record of no known stream only what names it, and of what is no JSON nothing.
 """
@@ -14,6 +15,8 @@ from typing import Any, TypeVar
 
 from exchange.channels.channel import Channel
 from exchange.channels.stream import HIDDEN, Stream
+from exchange.dead_letters import file_rows
+from exchange.dead_letters.file_rows import PeoplesFile
 from exchange.dead_letters.store import Brief, Parked
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s"{}\[\]:,]+|\s+', re.DOTALL)
@@ -40,9 +43,16 @@ class Mask:
             return letter
         return replace(letter, key=masked(letter.key, sensitive) or HIDDEN)
 
-    def record(self, letter: Parked, record: bytes) -> str | None:
-        """Give a letter's record as text, its own or a revision of it; None if it can't be shown."""
-        return self.line(letter.stream, record)
+    def record(self, letter: Parked, record: bytes, file: PeoplesFile | None = None) -> str | None:
+        """Give a letter's record as text, its own or a revision of it; None if it can't be shown.
+
+        ``file`` is the one that it is a row of, if people dropped that and it is still known.
+        """
+        if letter.intake is None:
+            return self.line(letter.stream, record)
+        if self._is_forgotten(letter.stream):
+            return None
+        return file_rows.text_of(file, record, self.sensitive(letter))
 
     def line(self, stream: str | None, record: bytes) -> str | None:
         """Give a record of a stream as text, None if it can't be shown; ``stream`` is None if it is of no known one."""
@@ -87,9 +97,9 @@ class Unmasked(Mask):
         """Give a letter as it is."""
         return letter
 
-    def record(self, _letter: Parked, record: bytes) -> str | None:
+    def record(self, letter: Parked, record: bytes, file: PeoplesFile | None = None) -> str | None:  # noqa: ARG002
         """Give a record as text, whatever it is."""
-        return record.decode("utf-8", "backslashreplace")
+        return file_rows.text_of(file, record, ())
 
     def sensitive(self, _letter: Brief) -> frozenset[str]:
         """Hide no column."""

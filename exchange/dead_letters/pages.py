@@ -51,7 +51,7 @@ def page(
     Those of a selection come in the order in which they were kept.
     """
     order = Order(oldest_first)
-    if filters.keys or filters.batch:
+    if filters.keys or filters.batch or filters.intake:
         letters, count = _of_few(connection, filters, order, after, limit + 1)
     elif filters.selection:
         letters = [brief(row) for row in connection.execute(_those_selected(filters, order, after, limit + 1))]
@@ -69,7 +69,7 @@ def counted(connection: Connection, filters: Filters) -> Count:
 
     Words are not counted but found, page by page: raises ValueError.
     """
-    if filters.keys or filters.batch:
+    if filters.keys or filters.batch or filters.intake:
         return _of_few(connection, filters, Order(), None, 0)[1]
     if filters.selection:
         return _count_selected(connection, filters)
@@ -80,13 +80,13 @@ def counted(connection: Connection, filters: Filters) -> Count:
     return _counted_in_time(connection, filters)
 
 
-# Letters of one key or one batch
+# Letters of one key, one batch or one file of people
 
 
 def _of_few(
     connection: Connection, filters: Filters, order: Order, after: Cursor | None, limit: int
 ) -> tuple[list[Brief], Count]:
-    by = filters.only("keys") if filters.keys else filters.only("batch")
+    by = filters.only("keys") if filters.keys else filters.only("batch" if filters.batch else "intake")
     # Set apart, so that no database thinks of walking through all letters in order until it has met enough.
     few = sa.select(*brief_columns(dead_letter)).where(*by.where()).cte("few").prefix_with("MATERIALIZED")
     wanted = filters.where(few)

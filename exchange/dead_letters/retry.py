@@ -27,7 +27,8 @@ from exchange.database.locks import export_lock, import_lock, join, locked, read
 from exchange.database.redact import words as said
 from exchange.database.tables import DeadLetterState, Direction, change, dead_letter
 from exchange.database.tally import RETRIED
-from exchange.dead_letters import store, transitions
+from exchange.dead_letters import file_rows, store, transitions
+from exchange.dead_letters.file_rows import FileRows
 from exchange.dead_letters.store import Letter
 from exchange.dead_letters.transitions import Outcome, Taken, missing, standing
 from exchange.format.errors import RecordError, printable, rule_of
@@ -288,7 +289,13 @@ def _retried(outcome: Outcome) -> Retried:
 
 def _receive(site: Site, connection: Connection, channel: Channel, taken: Sequence[Taken]) -> list[Outcome]:
     outcomes = [_refused(one, _cut_off(one), one.letter.cause) for one in taken if not one.is_whole]
-    whole = sorted((one for one in taken if one.is_whole), key=_kind)
+    rows = [one for one in taken if one.is_whole and one.letter.intake is not None]
+    outcomes += _load_rows(site, connection, channel, rows)
+    whole = sorted((one for one in taken if one.is_whole and one.letter.intake is None), key=_kind)
+    return [*outcomes, *_apply(site, connection, channel, whole)] if whole else outcomes
+
+
+def _apply(site: Site, connection: Connection, channel: Channel, whole: Sequence[Taken]) -> list[Outcome]:
     by_line = dict(enumerate(whole, 1))
     refused: dict[int, Outcome] = {}
     channel = site.with_moved(channel, {one.letter.stream for one in whole if one.letter.stream is not None})
@@ -303,9 +310,45 @@ def _receive(site: Site, connection: Connection, channel: Channel, taken: Sequen
             fault = RecordError(refusal.error, refusal.pointer, refusal.sentence)
             refused[refusal.line] = _refused(by_line[refusal.line], fault, refusal.cause)
         unchanged = loader.unchanged()
-    for line, one in by_line.items():
-        outcomes.append(refused.get(line) or _effective(one, unchanged.get(line)))
+    return [refused.get(line) or _effective(one, unchanged.get(line)) for line, one in by_line.items()]
+
+
+def _load_rows(site: Site, connection: Connection, channel: Channel, rows: Sequence[Taken]) -> list[Outcome]:
+    """Load rows of people's files as their files were loaded, those of each file together."""
+    files = file_rows.files_of(connection, file_rows.ids_of([one.letter for one in rows]))
+    outcomes: list[Outcome] = []
+    by_file = groupby(sorted(rows, key=_file_number), key=_file_number)
+    for number, some in by_file:
+        together = list(some)
+        try:
+            loading = FileRows.of(files.get(number), channel)
+        except RecordError as error:
+            outcomes += [_refused(one, error) for one in together]
+        else:
+            outcomes += _load_rows_of(site, connection, loading, together)
     return outcomes
+
+
+def _file_number(taken: Taken) -> int:
+    return taken.letter.intake or 0
+
+
+def _load_rows_of(site: Site, connection: Connection, file: FileRows, rows: Sequence[Taken]) -> list[Outcome]:
+    by_line = dict(enumerate(rows, 1))
+    refused: dict[int, Outcome] = {}
+    with gc_paused(), Loader(connection, file.channel, len(rows), writing=file.writing) as loader:
+        for line, one in by_line.items():
+            try:
+                loader.add(file.stream.name, file.rows(loader, line, one.record, site.limits.read))
+            except RecordError as error:
+                refused[line] = _refused(one, error)
+        loaded = loader.load()
+        for refusal in (*loaded.refusals, *(orphan.refusal for orphan in loader.orphans())):
+            refused[refusal.line] = _refused(by_line[refusal.line], refusal.as_error(), refusal.cause)
+    loaded_now = "loaded as its file's rows are; the next export sends it"
+    return [
+        refused.get(line) or Outcome(one.letter, DeadLetterState.APPLIED, loaded_now) for line, one in by_line.items()
+    ]
 
 
 def _kind(taken: Taken) -> tuple[int, str, str]:
@@ -328,7 +371,8 @@ def _decoded(
 def _cut_off(taken: Taken) -> RecordError:
     """Word why a letter of which not all bytes are kept can't be tried."""
     letter = taken.letter
-    kept = f"only {len(letter.record)} of its {letter.record_bytes} bytes are kept; have the row sent again"
+    again = "have the row sent again" if letter.intake is None else "bring the row again in a file"
+    kept = f"only {len(letter.record)} of its {letter.record_bytes} bytes are kept; {again}"
     return RecordError(letter.error, letter.pointer or "", kept)
 
 

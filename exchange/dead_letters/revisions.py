@@ -80,6 +80,11 @@ def difference(before: Any, after: Any, sensitive: Collection[str]) -> str:
     return "\n".join(lines)
 
 
+def changed_places(before: Any, after: Any) -> list[str]:
+    """Name the places at which one JSON value is another than before."""
+    return [pointer for pointer, _, _ in _changes("", before, after)]
+
+
 def _changes(pointer: str, before: Any, after: Any) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(before, dict) and isinstance(after, dict):
         for name in dict.fromkeys((*before, *after)):

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from exchange.channels.schemas import stream_schema
 from exchange.channels.stream import HIDDEN, Stream
 from exchange.database.tables import VERSION_COLUMN, DeadLetterState, Direction, revision, tombstone
-from exchange.dead_letters import schedule
+from exchange.dead_letters import file_rows, schedule
 from exchange.dead_letters.advice import Advice, advice
 from exchange.dead_letters.filters import Filters
 from exchange.dead_letters.joining import at_version
@@ -51,6 +51,7 @@ class View:
     ``record`` is its text as it came, or as it was last mended; None if it can't be shown without showing what is
     sensitive. ``pretty`` is the same laid out, empty if it is no JSON. ``differences`` has each column whose value is
     another one in the record than in the row: name, in the record, in the row. ``others`` are letters of the same key.
+    ``file`` is what the file is called that it is a row of, and ``cells`` are that row's, by their columns.
     """
 
     letter: Parked
@@ -64,6 +65,8 @@ class View:
     revisions: Sequence[Revision]
     others: Sequence[Brief]
     poison_after: int
+    file: str | None = None
+    cells: Mapping[str, Any] | None = None
 
     @property
     def next_try(self) -> str | None:
@@ -103,6 +106,8 @@ class View:
             "producer": letter.producer,
             "record_bytes": letter.record_bytes,
             "record": self.record,
+            "file": self.file,
+            "cells": dict(self.cells) if self.cells is not None else None,
             "rule": self.rule,
             "fault": self.advice.fault,
             "next": self.advice.next,
@@ -128,13 +133,15 @@ def view(site: Site, connection: Connection, letter_id: int, *, revealed: bool =
     mask = Unmasked(site.channels) if revealed else Mask(site.channels)
     stream = _stream(site, letter)
     mended, revisions = _revisions(connection, letter)
-    text = mask.record(letter, mended or letter.record)
-    value = _value(text)
+    file = file_rows.file_of(connection, letter)
+    text = mask.record(letter, mended or letter.record, file)
+    cells = _cells(letter, file, mended or letter.record, mask)
+    value = _value(text) if letter.intake is None else {"data": cells} if cells is not None else None
     row = row_of(connection, stream, letter) if stream else None
     hidden = stream.hidden if stream and not revealed else frozenset()
     return View(
         letter=mask.brief(letter),
-        advice=advice(letter.direction, letter.error, letter.id),
+        advice=advice(letter.direction, letter.error, letter.id, of_file=letter.intake is not None),
         record=text,
         pretty=laid_out(value, letter.pointer or "") if value is not None else (),
         rule=rule_of(connection, stream, letter) if stream else None,
@@ -144,7 +151,16 @@ def view(site: Site, connection: Connection, letter_id: int, *, revealed: bool =
         revisions=revisions,
         others=[mask.brief(one) for one in _others(connection, letter)],
         poison_after=site.limits.poison_after,
+        file=letter.producer if letter.intake is not None else None,
+        cells=cells,
     )
+
+
+def _cells(letter: Parked, file: file_rows.PeoplesFile | None, record: bytes, mask: Mask) -> Mapping[str, Any] | None:
+    parts = None if letter.intake is None else file_rows.parts_of(file, record)
+    if parts is None or file is None:
+        return None
+    return file_rows.shown(parts, file_rows.hidden_parts(file, parts, mask.sensitive(letter)))
 
 
 def _stream(site: Site, letter: Brief) -> Stream | None:
@@ -239,7 +255,7 @@ _PLACE = 2
 
 def rule_of(connection: Connection, stream: Stream, letter: Brief) -> str | None:
     """Give the words of the rule that a letter breaks, as they are now; None if it is no such rule."""
-    if letter.error in {"schema", "value"}:
+    if letter.error in {"schema", "value", "cell"}:
         return _of_schema(stream, letter.pointer or "")
     if letter.cause and letter.error in {"foreign_key", "unique", "constraint"}:
         return next(_of_database(connection, stream, letter.cause), None)

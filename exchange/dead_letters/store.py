@@ -225,7 +225,7 @@ def _row(letter: Letter, narrow: NarrowEncoding | None, moment: datetime) -> joi
         "updated_at": moment,
         "seen": 1,
         "first_seen": None,
-        "next_try_at": None if letter.intake else schedule.next_try(letter.direction, letter.error, 0, moment),
+        "next_try_at": schedule.next_try(letter.direction, letter.error, 0, moment),
         "tries": 0,
     }
     # No row of a file is a newer one of another file's: each has a letter of its own.

@@ -18,6 +18,7 @@ from exchange.database.engine import now
 from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy, reading, writing
 from exchange.database.tables import IntakeState
+from exchange.dead_letters import auto_retry
 from exchange.files.folder import COPY_BYTES
 from exchange.files.pid_lock import holding_name
 from exchange.format.as_dict import AsDict
@@ -133,6 +134,9 @@ class _Turn:
             more = self._do_one()
         self.left()
         if self.touched:
+            with contextlib.suppress(TransientError):  # the next run looks again
+                channels = auto_retry.channels_with_letters(self.site)
+                auto_retry.retry_orphans(self.site, channels, self._is_over, everything=False)
             with reading(self.site.engine) as connection:
                 for one in standing.some_files(connection, sorted(self.touched)):
                     report(one)

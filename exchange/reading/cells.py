@@ -10,7 +10,7 @@ import base64
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, tzinfo
+from datetime import UTC, date, datetime, time, tzinfo
 from functools import lru_cache, partial
 from typing import Any
 from uuid import UUID
@@ -27,6 +27,7 @@ from exchange.channels.codecs.text import BytesCodec, EnumCodec, TextCodec, Uuid
 from exchange.format import json_pointer, strict_json
 from exchange.format.errors import RecordError, described, printable
 from exchange.reading import FileFormat
+from exchange.reading.json_rows import TOO_DEEP, is_deep, may_be_deep
 
 TRUE = ("true", "t", "yes", "y", "on", "1")
 FALSE = ("false", "f", "no", "n", "off", "0")
@@ -322,7 +323,14 @@ def _moment_cells(kind: DateTimeCodec, written: FileFormat, refuse: Refuse) -> t
 
 def _date_cells(kind: DateCodec, written: FileFormat, refuse: Refuse) -> tuple[Many, One]:
     formats = tuple(one for one in written.dates if _has_year(one))
-    many = _like("[0-9]{4}-[0-9]{2}-[0-9]{2}", unless=any(map(_is_like_iso, formats)))
+    alike = _like("[0-9]{4}-[0-9]{2}-[0-9]{2}", unless=any(map(_is_like_iso, formats)))
+
+    def many(cells: list[str]) -> Sequence[Json]:
+        """Take days of the calendar."""
+        for day in {*alike(cells)}:
+            date.fromisoformat(str(day))
+        return cells
+
     return many, lru_cache(_MOST_DAYS)(partial(_date, kind, formats, refuse))
 
 
@@ -356,9 +364,8 @@ class _Moments:
             zeros = ("" if digits else ".") + "0" * (_DIGITS - digits)
             text = text.replace(f"{zone}\n", f"{zeros}{'Z' if self._kind.aware else ''}\n")
         made = _cells(text.replace(" ", "T"))
-        if not self._kind.aware:  # their schema does not know the days of months
-            for day in {moment[:10] for moment in made}:
-                datetime.fromisoformat(day)
+        for day in {moment[:10] for moment in made}:
+            date.fromisoformat(day)
         return made
 
     def one(self, cell: str) -> str:
@@ -518,7 +525,14 @@ def _bytes_cells(kind: BytesCodec, _written: FileFormat, refuse: Refuse) -> tupl
 
 def _document_cells(kind: JsonCodec, _written: FileFormat, refuse: Refuse) -> tuple[Many, One]:
     encode = kind.encoder(refuse, sqlite=False)
-    return _each, lambda cell: JSON_NULL if (value := encode(cell)) is None else value
+
+    def one(cell: str) -> Json:
+        value = encode(cell)
+        if may_be_deep(cell.encode()) and is_deep(value):
+            raise refuse(value, TOO_DEEP)
+        return JSON_NULL if value is None else value
+
+    return _each, one
 
 
 def _structured_cells(kind: ArrayCodec | HstoreCodec, _written: FileFormat, refuse: Refuse) -> tuple[Many, One]:

@@ -8,6 +8,7 @@ from typing import Any
 from exchange.channels.codecs.document import read_document
 from exchange.format import strict_json
 from exchange.format.errors import RecordError, described
+from exchange.format.record import MAX_BODY_DEPTH
 from exchange.format.strict_json import Unreadable
 
 _BLANKS = b" \t"
@@ -45,10 +46,29 @@ def read_objects(
 def read_object(record: bytes) -> Any:
     """Read a line, blanks within it or around it or not; raises RecordError."""
     line = record.strip(_BLANKS)
+    if may_be_deep(line):
+        return strict_json.loads(line)
     try:
         return read_document(line)
     except (ValueError, RecordError):
         return strict_json.loads(line)
+
+
+def may_be_deep(text: bytes) -> bool:
+    """Say whether a text may have objects and arrays within each other deeper than a column takes them."""
+    return text.count(b"{") + text.count(b"[") > MAX_BODY_DEPTH
+
+
+def is_deep(value: Any) -> bool:
+    """Say whether a column's value has objects and arrays within each other deeper than a record takes them."""
+    level, depth = [value], 0
+    while containers := [one for one in level if isinstance(one, (dict, list))]:
+        depth += 1
+        level = [inner for one in containers for inner in (one.values() if isinstance(one, dict) else one)]
+    return depth > MAX_BODY_DEPTH
+
+
+TOO_DEEP = f"objects and arrays nested deeper than {MAX_BODY_DEPTH}"
 
 
 def _no_object(value: object) -> RecordError:

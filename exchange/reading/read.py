@@ -9,6 +9,7 @@ from exchange.channels.stream import Stream
 from exchange.format.batch import LongLine, ReadLimits
 from exchange.format.errors import RecordError
 from exchange.reading import BadRow, Body, FileFormat, Piece, Place
+from exchange.reading.one_row import check_is_one
 from exchange.reading.records import Records, too_long
 from exchange.reading.rows import Rows
 from exchange.reading.source import as_in_file, as_utf8, is_direct
@@ -46,7 +47,9 @@ def read_row(written: FileFormat, stream: Stream, record: bytes, limits: ReadLim
     most = (limits or ReadLimits()).max_record_bytes
     if len(record) > most or isinstance(record, LongLine):
         raise too_long(record.length if isinstance(record, LongLine) else len(record), most)
-    made = Rows(written, stream).make_one_by_one([as_utf8(record, written.encoding)], {})
+    data = as_utf8(record, written.encoding)
+    check_is_one(written, data)
+    made = Rows(written, stream).make_one_by_one([data], {})
     if made.bad:
         raise made.bad[0]
     if not made.bodies:

@@ -18,7 +18,9 @@ from exchange.format.errors import RecordError, printable
 from exchange.reading import Body, FileFormat
 from exchange.reading.cells import Cells, cells_of
 from exchange.reading.csv_rows import CsvRows
-from exchange.reading.json_rows import read_objects
+from exchange.reading.json_rows import TOO_DEEP, is_deep, may_be_deep, read_objects
+
+NO_JSON = "the line is not strict JSON; why is not shown, as the stream has columns that nobody is to see"
 
 
 class Made(NamedTuple):
@@ -35,7 +37,7 @@ class Rows:
     def __init__(self, written: FileFormat, stream: Stream) -> None:
         """Find the codecs of the columns that the file has."""
         codecs = {codec.name: codec for codec in stream.codecs.values()}
-        self._written = written
+        self._hides = bool(stream.sensitive)
         self._chosen = [at for at, name in enumerate(written.columns) if name is not None]
         names = [str(written.columns[at]) for at in self._chosen]
         self._documents = [name for name in names if isinstance(codecs[name].type_codec, JsonCodec)]
@@ -93,7 +95,10 @@ class Rows:
         return Made(places, bodies, bad)
 
     def _of_objects(self, records: Sequence[bytes], bad: dict[int, RecordError]) -> Made:
+        known = bad.keys()
         places, objects, bad = read_objects(records, bad)
+        if self._hides:  # the reader's words may quote a number
+            bad |= {at: RecordError(one.error, "", NO_JSON) for at, one in bad.items() if at not in known}
         wrong: dict[int, RecordError] = {}
         bodies: list[Body] = []
         members = self._members
@@ -114,6 +119,10 @@ class Rows:
                         )
                     except RecordError as error:
                         wrong.setdefault(at, error)
+            if may_be_deep(records[places[at]]):
+                deep = (name for name, value in body.items() if is_deep(value))
+                if (at_fault := next(deep, None)) is not None:
+                    wrong.setdefault(at, _too_deep(at_fault))
             bodies.append(body)
         return self._finished(places, bodies, wrong, bad)
 
@@ -144,6 +153,10 @@ def _members(written: FileFormat, codecs: Mapping[str, ColumnCodec]) -> dict[str
         cell: None if name is None else _Member(codecs[name], cells_of(codecs[name], exact))
         for cell, name in zip(written.header, written.columns, strict=True)
     }
+
+
+def _too_deep(name: str) -> RecordError:
+    return RecordError("cell", "/data" + json_pointer.join(name), f"{printable(name, 80)}: {TOO_DEEP}")
 
 
 def _unknown(name: str) -> RecordError:

@@ -23,7 +23,7 @@ def test_letters_are_carried_to_their_sender_in_a_file(
 ) -> None:
     letter = parked()
     saved = seeded.request.do("dead-letters", "export", str(file), "--json").line
-    assert saved == {"file": str(file), "letters": 1, "signed": True}
+    assert saved == {"file": str(file), "letters": 1, "signed": True, "left_out": 0}
     brought = seeded.response.do("dead-letters", "import", str(file), "--as", "nora", "--reason", "theirs").out
     assert brought.splitlines() == ["imported\tduplicate\trefused", "1\t0\t0"]
     (ours,) = seeded.response.do("dead-letters", "list", "--json").lines

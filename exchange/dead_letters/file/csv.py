@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import BinaryIO
 
 from exchange.channels.stream import HIDDEN
+from exchange.dead_letters.file_rows import PeoplesFile
 from exchange.dead_letters.masking import Mask
 from exchange.dead_letters.store import Parked
 from exchange.format.errors import printable
@@ -35,21 +36,22 @@ COLUMNS = (
     "seen",
     "first_seen",
     "last_seen",
+    "intake",
     "record",
 )
 LONGEST_CELL = 32_000
 """Spreadsheets cut longer ones, or refuse them."""
 
 
-def write_table(site: Site, out: BinaryIO, letters: Iterable[Parked]) -> int:
-    """Write a line of headings and one for each letter; give how many those are. All cells are quoted."""
+def write_table(site: Site, out: BinaryIO, letters: Iterable[tuple[Parked, PeoplesFile | None]]) -> int:
+    """Write a line of headings and one for each letter, which may be a row of a file; give how many. All are quoted."""
     count = 0
     mask = Mask(site.channels)
     text = io.TextIOWrapper(out, encoding="utf-8", newline="", write_through=True)
     lines = csv.writer(text, quoting=csv.QUOTE_ALL)
     lines.writerow(COLUMNS)
-    for letter in letters:
-        lines.writerow([cell(value) for value in _values(mask, letter)])
+    for letter, file in letters:
+        lines.writerow([cell(value) for value in _values(mask, letter, file)])
         count += 1
     text.detach()
     return count
@@ -60,7 +62,7 @@ def cell(value: object) -> str:
     return defused("" if value is None else printable(str(value), LONGEST_CELL))
 
 
-def _values(mask: Mask, letter: Parked) -> list[object]:
-    record = mask.record(letter, letter.record)
+def _values(mask: Mask, letter: Parked, file: PeoplesFile | None) -> list[object]:
+    record = mask.record(letter, letter.record, file)
     shown = mask.brief(letter)
     return [*(getattr(shown, name) for name in COLUMNS[:-1]), HIDDEN if record is None else record]

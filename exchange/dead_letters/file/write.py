@@ -17,6 +17,7 @@ from exchange.database.errors import transient_errors
 from exchange.database.locks import reading
 from exchange.database.tables import dead_letter, revision
 from exchange.dead_letters.file.csv import write_table
+from exchange.dead_letters.file_rows import PeoplesFile, files_of
 from exchange.dead_letters.filters import Filters
 from exchange.dead_letters.masking import Mask
 from exchange.dead_letters.store import Parked, brief_columns, parked
@@ -33,11 +34,15 @@ FETCH_LETTERS = 8
 
 @dataclass(frozen=True)
 class ExportedLetters(AsDict):
-    """What was written. ``signed`` is None for a table, which nobody takes back."""
+    """What was written. ``signed`` is None for a table, which nobody takes back.
+
+    ``left_out`` are rows of people's files, which only a table has: a letter file says nothing of how they are read.
+    """
 
     file: Path
     letters: int
     signed: bool | None
+    left_out: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
@@ -55,15 +60,18 @@ def export_letters(
     where = (filters or Filters()).where()
     with transient_errors(), reading(site.engine) as connection, new_file(file) as out:
         if file.suffix == ".csv":
-            return ExportedLetters(file, write_table(site, out, _letters(connection, where)), None)
+            return ExportedLetters(file, write_table(site, out, _with_files(connection, where)), None)
         epoch = network.known_epoch(connection, site.network)
         if epoch is None:
             raise TransientError("the database has no epoch yet; `exchange migrate` gives it one")
         writer = LetterWriter(out)
-        for entry in _entries(connection, where, None if sensitive else Mask(site.channels)):
+        of_files = [*where, dead_letter.c.intake.is_not(None)]
+        left_out = connection.scalar(sa.select(sa.func.count()).select_from(dead_letter).where(*of_files)) or 0
+        records = [*where, dead_letter.c.intake.is_(None)]
+        for entry in _entries(connection, records, None if sensitive else Mask(site.channels)):
             writer.write(entry)
         ending = writer.close(site.network, epoch, f"exchange {__version__}", now(), site.signing_key)
-    return ExportedLetters(file, ending.letters, site.signing_key is not None)
+    return ExportedLetters(file, ending.letters, site.signing_key is not None, left_out)
 
 
 Where = Sequence[sa.ColumnElement[bool]]
@@ -79,6 +87,16 @@ def _entries(connection: Connection, where: Where, mask: Mask | None) -> Iterato
         mended = sa.select(*(revision.c[one.name] for one in fields(SavedRevision)))
         rows = connection.execute(mended.where(revision.c.letter == letter.id).order_by(revision.c.number))
         yield from (SavedRevision(**row) for row in rows.mappings())
+
+
+def _with_files(connection: Connection, where: Where) -> Iterator[tuple[Parked, PeoplesFile | None]]:
+    """Give letters with the files that they are rows of."""
+    numbers = connection.scalars(
+        sa.select(dead_letter.c.intake).where(*where, dead_letter.c.intake.is_not(None)).distinct()
+    )
+    files = files_of(connection, [*numbers])
+    for letter in _letters(connection, where):
+        yield letter, files.get(letter.intake or 0)
 
 
 def _letters(connection: Connection, where: Where) -> Iterator[Parked]:

@@ -35,9 +35,12 @@ from exchange.database.tables import (
     selection,
     tombstone,
 )
+from exchange.dead_letters import file_rows
 from exchange.format import strict_json
+from exchange.format.errors import RecordError
 from exchange.link.vain_repairs import VainRepairs
 from exchange.operating.erasure.sought import RowToErase, What
+from exchange.reading.read import read_row
 from exchange.site import Site
 
 ERASED = "erased by hand"
@@ -78,14 +81,45 @@ def _letters(connection: Connection, sought: RowToErase) -> Iterator[tuple[int, 
     mine = sa.and_(letter.stream == sought.stream.name, letter.key.in_(sought.texts))
     # Of what could not be read as a record nobody noted whose it is.
     unknown = sa.and_(sa.or_(letter.key.is_(None), letter.stream.is_(None)), letter.record_bytes > 0)
-    asking = sa.select(letter.id, letter.op, letter.record, letter.revision, mine.label("mine")).order_by(letter.id)
+    columns = (letter.id, letter.op, letter.record, letter.revision, letter.intake, letter.stream)
+    asking = sa.select(*columns, mine.label("mine")).order_by(letter.id)
     asking = asking.where(sa.or_(mine, unknown)).execution_options(yield_per=_FETCH)
+    files = _FileRows(connection, sought)
     with connection.execute(asking) as rows:
         for row in rows:
             known = What(row.op) if row.mine and row.op in set(What) else What.BROKEN
-            what = known if row.mine else sought.find(bytes(row.record))
+            what = known if row.mine else files.find(row) if row.intake else sought.find(bytes(row.record))
             if what is not None:
                 yield row.id, row.revision, what
+
+
+class _FileRows:
+    """Rows of people's files among the letters, each read as its file is written."""
+
+    def __init__(self, connection: Connection, sought: RowToErase) -> None:
+        mine = (dead_letter.c.stream == sought.stream.name, dead_letter.c.intake.is_not(None))
+        numbers = connection.scalars(sa.select(dead_letter.c.intake).where(*mine).distinct())
+        self._files = file_rows.files_of(connection, [*numbers])
+        self._sought = sought
+
+    def find(self, row: Any) -> What | None:
+        """Say what a letter has of the row: of what can't be read whether its key's values stand in it."""
+        if row.stream != self._sought.stream.name:
+            return None
+        file, record = self._files.get(row.intake), bytes(row.record)
+        texts = [str(one) for one in self._sought.key.values()]
+        try:
+            if file is not None:
+                body = read_row(file.written, self._sought.stream, record)
+                return What.UPSERT if self._sought.is_key(row.stream, body) else None
+        except RecordError:
+            pass
+        parts = file_rows.parts_of(file, record)
+        cells = parts.values() if parts is not None else None
+        there = all(text in {str(one).strip() for one in cells} for text in texts) if cells is not None else False
+        if cells is None:
+            there = all(text.encode() in record.replace(b"\0", b"") for text in texts)
+        return What.BROKEN if there else None
 
 
 def _find_letters(_site: Site, connection: Connection, sought: RowToErase) -> Iterator[Trace]:

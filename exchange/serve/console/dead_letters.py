@@ -23,7 +23,7 @@ MOST_CAUSES = 40
 """So many causes are shown, those with the most letters."""
 OF_CAUSES = ("state", "channel", "stream", "direction", "error", "fingerprint")
 """What letters of one cause have in common."""
-SELDOM = ("direction", "batch", "key", "fingerprint", "since", "until", "selection")
+SELDOM = ("direction", "batch", "intake", "key", "fingerprint", "since", "until", "selection")
 """What is asked for so seldom that it folds away."""
 ANY = "any"
 """The word of the address for every state: none means those that are parked."""

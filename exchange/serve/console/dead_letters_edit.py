@@ -55,10 +55,11 @@ def edit(visit: Visit) -> Response:
     """Show the form."""
     draft = visit.exchange.dead_letters.begin_edit(_id(visit))
     stream = _stream(draft)
-    fields = list(_fields(draft, stream)) if stream and _body(draft) is not None else []
+    by_column = stream is not None and draft.file is None and _body(draft) is not None
+    fields = list(_fields(draft, stream)) if stream and by_column else []
     as_json = visit.asked("as") == "json" or not fields
     try:
-        text, fault = _escaped(draft.text), None
+        text, fault = (_escaped(draft.text) if draft.file is None else draft.text), None
     except TransientError as error:  # it may hold what nobody is to see: the whole record is given anew
         text, fault = "", str(error)
     if len(urlencode({"record": text})) > MOST_TYPED_BYTES:
@@ -121,7 +122,7 @@ def _stream(draft: Draft) -> Stream | None:
 
 def _body(draft: Draft) -> dict[str, Any] | None:
     """Give the columns of the record with hidden values hidden, if it is one that has some."""
-    body = json.loads(draft.text).get("data") if draft.value is not None else None
+    body = (draft.shown or {}).get("data")
     return body if isinstance(body, dict) else None
 
 
@@ -231,7 +232,7 @@ def _typed(visit: Visit, draft: Draft) -> bytes:
         return form["record"].encode("utf-8", "surrogateescape")
     stream = _stream(draft)
     body = _body(draft)
-    if stream is None or body is None:
+    if stream is None or body is None or draft.file is not None:
         raise RefusedArgument("the record has no columns that could be mended one by one; nothing was changed")
     columns = stream_schema(stream)["properties"]
     mended: dict[str, Any] = {}
@@ -243,7 +244,7 @@ def _typed(visit: Visit, draft: Draft) -> bytes:
             mended[name] = _value(form.get(f"value:{name}", ""), columns.get(name), body.get(name, _NOTHING))
         elif how != ABSENT and name in body:
             mended[name] = body[name]
-    return strict_json.dumps({**json.loads(draft.text), "data": mended})
+    return strict_json.dumps({**(draft.shown or {}), "data": mended})
 
 
 def _value(typed: str, rule: Mapping[str, Any] | None, before: Any) -> Any:
@@ -267,6 +268,8 @@ def _as_posted(text: str) -> str:
 
 def _pointers(draft: Draft, typed: bytes) -> list[str]:
     """Name what was changed, for the audit: places, never values."""
+    if draft.file is not None:
+        return draft.changed(typed)
     try:
         after = strict_json.loads(typed.strip())
     except RecordError:

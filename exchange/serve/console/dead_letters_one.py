@@ -56,7 +56,7 @@ def _shown(visit: Visit, found: View, *, revealed: bool) -> Response:
         columns=compared(found),
         mendable=one.state is DeadLetterState.PARKED
         and one.direction is Direction.IN
-        and any(channel.name == one.channel for channel in visit.exchange.site.incoming()),
+        and (one.intake is not None or any(channel.name == one.channel for channel in visit.exchange.site.incoming())),
         every=0,
     )
 
@@ -78,7 +78,8 @@ def _hides(visit: Visit, found: View) -> bool:
 
 def compared(found: View) -> list[Compared]:
     """Give the columns of a letter's record beside those of its row; nothing where neither can be read."""
-    record, row = _data(found.record), found.row.data if found.row else None
+    record = _data(found.record) if found.letter.intake is None else found.cells
+    row = found.row.data if found.row else None
     differing = {name for name, _, _ in found.differences}
     names = dict.fromkeys((*(row or ()), *(record or ())))
     return [
