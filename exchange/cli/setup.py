@@ -80,6 +80,7 @@ def init(
                 "key": done.key,
                 "public_key": str(done.public_key),
                 "fingerprint": done.fingerprint,
+                "drops": [str(one) for one in done.drops],
                 "faults": [*done.faults],
             }
         )
@@ -102,6 +103,9 @@ def _tell_initialised(done: Initialised, *, migrated: bool) -> None:
         output.tell(f"settings: {done.env_file} ({done.env_file_became})")
     output.tell(f"folders: {current.home}, {current.outgoing} and {current.incoming}, each with its marker")
     output.tell(str(done.readers.said_of("what is exported")))
+    if done.drops:
+        group = f"members of the group {current.intake_group}" if current.intake_group else "this user"
+        output.tell(f"files may be dropped by {group} into {', '.join(map(str, done.drops))}")
     output.tell(f"signing key: {done.key} ({'made' if done.key_made else 'as it was'})")
     output.tell("")
     output.tell("next:")

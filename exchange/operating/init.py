@@ -45,6 +45,8 @@ class Initialised:
     fingerprint: str
     public_key: Path
     key_made: bool
+    drops: tuple[Path, ...]
+    """Where people drop files, as the application declares it."""
     faults: tuple[str, ...]
     """What can't work of the application that the settings name: it is looked at, all else is made nevertheless."""
 
@@ -74,21 +76,23 @@ def initialise(wanted: Mapping[str, str | Path]) -> Initialised:
     key, made = _signing_key(settings)
     there = before is not None or became != _AS_IT_WAS
     public = settings.keys_folder / f"{key.name}.pem"
-    faults = _application_faults(settings)
-    return Initialised(settings, file if there else None, became, seen, key.name, key.fingerprint, public, made, faults)
+    drops, faults = _application(settings)
+    env_file = file if there else None
+    return Initialised(settings, env_file, became, seen, key.name, key.fingerprint, public, made, drops, faults)
 
 
-def _application_faults(settings: Settings) -> tuple[str, ...]:
+def _application(settings: Settings) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     """Import the application's channels, as every later command does, and say what can't work; no database is asked.
 
-    The folders that it declares for files of people are made.
+    The folders that it declares for files of people are made, and given.
     """
     try:
         site = assemble(settings, keyless=True)
         site.engine.dispose()
-        return tuple(drop_folders.make_all(site, settings.intake_group_number, beyond=True))
+        faults = drop_folders.make_all(site, settings.intake_group_number, beyond=True)
+        return tuple(one.path for one in drop_folders.drops(site)), tuple(faults)
     except SettingsFaults as error:
-        return tuple(error.faults)
+        return (), tuple(error.faults)
 
 
 def _check_group(group: str) -> None:

@@ -96,6 +96,16 @@ def remember(connection: Connection, batches: int) -> None:
         fill(connection, tables.event, 2 * batches, happened | {"subject": subject})
     gone = {"stream": "account", "key": lambda n: text_of('{"id":-', n, "}"), "version": lambda n: n}
     fill(connection, tables.tombstone, batches, gone)
+    read = {
+        "intake": "people",
+        "stream": "account",
+        "format": '{"kind": "csv"}',
+        "terms": "{}",
+        "state": "loaded",
+        "who": "me",
+    }
+    named = {"file": lambda n: text_of("file ", n), "place": lambda n: text_of("/done/", n), "bytes": 1_000, **moments}
+    fill(connection, tables.intake, batches, read | named | {"sha256": lambda n: text_of("", n)})
     pending = {"stream": "elsewhere", "op": "I", "key": lambda n: text_of('{"id":', n, "}")}
     fill(connection, tables.change, 5 * batches, pending)
 

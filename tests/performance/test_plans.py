@@ -20,6 +20,8 @@ from exchange.dead_letters.filters import Filters
 from exchange.dead_letters.store import Letter
 from exchange.format.errors import Verdict
 from exchange.incoming import importer
+from exchange.intake import ledger as intake_ledger
+from exchange.intake import standing
 from exchange.link import asked_requests, gap_report, gaps, send_requests
 from exchange.operating import batch_pages, folding, prune
 from exchange.operating.batch_pages import BatchFilters
@@ -231,6 +233,12 @@ QUERIES: dict[str, Callable[[Side, Forger], object]] = {
     "ix_exchange_dead_letter_key": found(Filters(keys=('{"id":77}',))),
     # ... and by batch
     "ix_exchange_dead_letter_batch": found(Filters(batch=f"forth-{EPOCH}-77")),
+    # Which files of people are to be loaded? Asked at each look at their folders, and by `exchange status`.
+    "ix_exchange_intake_state": asked(standing.open_files),
+    # Were these bytes taken in before?
+    "ix_exchange_intake_sha256": asked(lambda c: intake_ledger.original_of(c, "77", "account")),
+    # Why are rows of a file parked? Asked by its page, again and again.
+    "ix_exchange_dead_letter_intake": asked(lambda c: standing.find_file(c, 77)),
     # Does a record make a parked one pointless? Asked of each stream of a batch, and of one that goes out.
     "ix_exchange_dead_letter_parked_key": lambda _, forger: applied(forger, [account(2, FIRST)]),
     # Has the row of a record that is parked a letter already?
@@ -520,7 +528,7 @@ def test_a_scrape_of_metrics_reads_no_large_table_and_asks_as_much_however_long_
         text = render_metrics(settings, receiver.site, Health("two", LONG_AGO, ())).decode()
 
     assert seen.read_whole(*GROWING) == []
-    assert seen.statements <= 31
+    assert seen.statements <= 33
     assert f'state="applied"}} {BATCHES}.0' in text
 
 

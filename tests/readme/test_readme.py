@@ -35,6 +35,7 @@ PAGES = {
         "deploy/prometheus/README.md",
         "deploy/BY-HAND.md",
         "deploy/RECOVER.md",
+        "deploy/INTAKE.md",
         "deploy/SETTINGS.md",
         "deploy/EMBED.md",
         "deploy/ALARMS.md",
