@@ -103,76 +103,112 @@ class CsvRows:
         texts = text.split("\n")
         if len(texts) != len(records):
             texts = [record.decode(self._encoding) for record in records]
+        cells, wrong = self._read(texts)
+        if cells is None:
+            return self._without_misquoted(records, texts, places, bad)
         width = self._width
-        if (cells := self._cells(records, texts, text)) is not None:
-            return Cut(places, [self._with_nulls(cells[at::width]) for at in range(width)], bad)
-        rows, slow = self._read(records, texts)
-        good, kept = [], []
-        for at, row in enumerate(rows):
-            if width > 1 and not records[at].strip():
-                continue
-            try:
-                kept.append(self._row(texts[at]) if at in slow else self._whole(row))
-                good.append(places[at])
-            except RecordError as error:
-                bad[places[at]] = error
-        return Cut(good, self._columns(kept), bad)
+        slow = self._doubtful(records, texts, text, cells, wrong)
+        right = [at for at in range(len(texts)) if at not in wrong] if wrong else range(len(texts))
+        cells = self._with_nulls(cells)
+        for at in wrong:
+            self._look_at(at, records, texts, places, bad)
+        gone: set[int] = set()
+        for number, at in enumerate(right) if slow else ():
+            if at in slow:
+                row = self._look_at(at, records, texts, places, bad)
+                if row is None:
+                    gone.add(number)
+                else:
+                    cells[number * width : (number + 1) * width] = row
+        columns = [cells[at::width] for at in range(width)]
+        if wrong or gone:
+            right = [at for number, at in enumerate(right) if number not in gone]
+            places = [places[at] for at in right]
+        if gone:
+            columns = [[cell for number, cell in enumerate(column) if number not in gone] for column in columns]
+        return Cut(places, columns, bad)
 
-    def _cells(self, records: Sequence[bytes], texts: Sequence[str], text: str) -> list[Any] | None:
-        """Cut rows of which there is nothing to be said, to all their cells; None if there is."""
+    def _read(self, texts: Sequence[str]) -> tuple[list[Any] | None, list[int]]:
+        """Give the cells of all rows that have as many as the header, and the places of the others.
+
+        No cells if a row is quoted as none can be.
+        """
         cells: list[str] = []
+        wrong: list[int] = []
         extend, width, count = cells.extend, self._width, 0
         try:
             for row in csv.reader(texts, delimiter=self._delimiter, quotechar=self._quote, strict=True):
-                if len(row) != width:
-                    return None
-                extend(row)
+                if len(row) == width:
+                    extend(row)
+                elif width == 1 and not row:  # a blank line, of which the reader makes no cell
+                    extend([""])
+                else:
+                    wrong.append(count)
                 count += 1
         except csv.Error:
-            return None
-        if count != len(texts) or self._has_quoted_nulls(text, cells):
-            return None
-        return None if self._quote in "".join(cells) and not self._are_whole(records) else cells
+            return None, []
+        return (cells, wrong) if count == len(texts) else (None, [])
 
-    def _has_quoted_nulls(self, text: str, cells: Sequence[str]) -> bool:
-        """Say whether a word of NULL may be quoted, and so a text."""
-        if self._nulls.isdisjoint(cells):
-            return False
+    def _without_misquoted(
+        self, records: Sequence[bytes], texts: Sequence[str], places: Sequence[int], bad: dict[int, RecordError]
+    ) -> Cut:
+        """Cut rows but those that are quoted as none can be; one by one where the reader minds something else."""
+        misquoted = {at for at, record in enumerate(records) if self._quote in texts[at] and not self._is_whole(record)}
+        left = [at for at in range(len(texts)) if at not in misquoted]
+        for at in misquoted:
+            self._look_at(at, records, texts, places, bad)
+        if misquoted:
+            text = "\n".join([texts[at] for at in left])
+            return self._quoted([records[at] for at in left], text, [places[at] for at in left], bad)
+        rows = [self._look_at(at, records, texts, places, bad) for at in left]
+        return Cut(
+            [places[at] for at, row in enumerate(rows) if row is not None],
+            self._columns([row for row in rows if row is not None]),
+            bad,
+        )
+
+    def _doubtful(
+        self,
+        records: Sequence[bytes],
+        texts: Sequence[str],
+        text: str,
+        cells: Sequence[str],
+        wrong: Sequence[int],
+    ) -> set[int]:
+        """Give the places of rows of which the reader may have made something else than they say.
+
+        Quoted, the words of NULL are texts; and it takes a quote within a plain cell as it is.
+        """
+        slow: set[int] = set()
+        if not self._nulls.isdisjoint(cells) and self._has_quoted_null(text):
+            slow = {at for at, one in enumerate(texts) if self._quote in one and self._has_quoted_null(one)}
+        if self._quote in "".join(cells):
+            slow |= {at for at, one in enumerate(records) if self._quote in texts[at] and not self._is_whole(one)}
+        return slow.difference(wrong)
+
+    def _has_quoted_null(self, text: str) -> bool:
         lines = f"\n{text}\n"
         return any(word in lines for word in self._quoted_nulls)
 
-    def _are_whole(self, records: Sequence[bytes]) -> bool:
-        """Say whether each row is quoted as it should be: the reader takes a quote within a plain cell as it is."""
-        grammar = self._grammar
-        return grammar is not None and all(grammar.whole.match(record) for record in records if grammar.quote in record)
+    def _is_whole(self, record: bytes) -> bool:
+        return self._grammar is not None and self._grammar.whole.match(record) is not None
 
-    def _read(self, records: Sequence[bytes], texts: Sequence[str]) -> tuple[list[list[str]], set[int]]:
-        """Read rows at once; beside them the places of those that need a look of their own."""
-        quote = self._quote
-        reader = csv.reader(texts, delimiter=self._delimiter, quotechar=self._quote, strict=True)
+    def _look_at(
+        self,
+        at: int,
+        records: Sequence[bytes],
+        texts: Sequence[str],
+        places: Sequence[int],
+        bad: dict[int, RecordError],
+    ) -> list[Cell] | None:
+        """Cut one row, or note what is wrong with it; None for that and for a blank one."""
+        if self._width > 1 and not records[at].strip():
+            return None
         try:
-            rows = [*reader]
-        except csv.Error:
-            rows = []
-        if len(rows) != len(texts):
-            slow = {at for at, text in enumerate(texts) if self._quote in text}
-            return [[] if at in slow else text.split(self._delimiter) for at, text in enumerate(texts)], slow
-        slow = {
-            at
-            for at, (text, row) in enumerate(zip(texts, rows, strict=True))
-            if quote in text
-            and (
-                self._has_quoted_nulls(text, row)
-                or (any(quote in cell for cell in row) and not self._are_whole((records[at],)))
-            )
-        }
-        return rows, slow
-
-    def _whole(self, row: Sequence[str]) -> list[Cell]:
-        if len(row) != self._width:
-            raise self._ragged(len(row))
-        nulls = self._nulls
-        return [None if cell in nulls else cell for cell in row]
+            return self._row(texts[at])
+        except RecordError as error:
+            bad[places[at]] = error
+            return None
 
     def _row(self, text: str) -> list[Cell]:
         """Cut one row; raises RecordError."""
