@@ -70,6 +70,7 @@ def take_in(site: Site) -> TakenIn:
     troubles = folders.misplaced(site)
     for drop in folders.drops(site) if not troubles else ():
         try:
+            folders.finish_claims(site, drop)
             looked = _watcher.look(drop, site.limits.settle_seconds)
             arriving += looked.arriving
             seen = folders.SeenFolder(str(drop.path), (), left_alone=folders.told(looked.left_alone))
@@ -195,7 +196,7 @@ class _Turn:
             with reading(self.site.engine) as connection:
                 if standing.at_places(connection, [str(one.place)]):
                     return False  # somebody did, just now
-            number = take_in_claimed(self.site, one)
+            number = take_in_claimed(self.site, one, self.stopping)
             if number is not None:
                 self.touched.add(number)
             return True
@@ -221,10 +222,11 @@ class _Turn:
         return False
 
 
-def take_in_claimed(site: Site, one: Claimed) -> int | None:
+def take_in_claimed(site: Site, one: Claimed, stopping: Callable[[], bool] = lambda: False) -> int | None:
     """Write a claimed file into the ledger, to be loaded, as a duplicate, or refused at once; give its number.
 
-    One that somebody writes to while it is read is given back instead: None. Commits. Raises TransientError, Busy.
+    None: somebody writes to it while it is read, so that it is given back; or ``stopping`` says to end. Commits.
+    Raises TransientError, Busy.
     """
     stream = one.intake.stream_of(site.channels)
     assert stream is not None, "a declaration was checked"
@@ -246,6 +248,8 @@ def take_in_claimed(site: Site, one: Claimed) -> int | None:
             sha256.update(piece)
             if cutter is not None:
                 cutter.feed(piece)
+            if stopping():
+                return None
         if not folders.unchanged(file, seen):
             folders.give_back(site, one.place, one.file)
             return None

@@ -433,6 +433,21 @@ def claim(site: Site, drop: Drop, one: Dropped) -> Claimed | None:
             return Claimed(one.intake, place, one.name, one.who, moved.st_size, moved.st_ctime)
 
 
+def finish_claims(site: Site, drop: Drop) -> None:
+    """Remove the markers of files that were claimed, where a process ended in between. Raises TransientError.
+
+    Such a marker would have a later file of that name taken before it is complete.
+    """
+    markers = {one.marker for one in drop.intakes if one.marker}
+    if not markers:
+        return
+    with _moving(site, drop) as alone, _open(drop) as folder, _ours(folder, TAKEN) as taken:
+        for name, _ in _entries(taken) if alone else ():
+            for marker in markers:
+                if folder.look(name + marker) is not None and not folder.has(name):
+                    folder.remove(name + marker)
+
+
 def claimed(drop: Drop) -> list[Claimed]:
     """Give what was claimed and not put away, the oldest first, as a process that was killed may have left it.
 

@@ -95,6 +95,9 @@ def test_with_a_marker_a_file_is_taken_once_that_is_there_however_old_it_is(site
     (drop.path / "a.csv.ok").touch()
     assert [one.file for one in take(site, drop)] == ["a.csv"]
     assert names(drop.path) == {"b.csv.ok"}
+    (drop.path / "a.csv.ok").touch()  # as a process leaves it that is killed in the middle of a claim
+    folders.finish_claims(site, drop)
+    assert names(drop.path) == {"b.csv.ok"}
 
 
 def test_what_is_no_plain_file_of_a_name_that_is_meant_stays_and_is_named(site: Site, tmp_path: Path) -> None:
