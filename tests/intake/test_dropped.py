@@ -47,6 +47,29 @@ def work(site: Site) -> list[DroppedFile]:
         return standing.list_files(connection)[::-1]
 
 
+def at_hand(site: Site) -> DroppedFile | None:
+    """Give the file that is still to be loaded."""
+    with site.engine.connect() as connection:
+        return next(iter(standing.open_files(connection)), None)
+
+
+def write_down(site: Site) -> DroppedFile:
+    """Claim what lies there, and have the ledger know it; nothing is loaded."""
+    dropped.take_in(site)
+    dropped.work_off(site, lambda: at_hand(site) is not None)
+    one = at_hand(site)
+    assert one is not None
+    return one
+
+
+def load_some(site: Site) -> DroppedFile:
+    """Go on with it until some rows are loaded, and not all."""
+    dropped.work_off(site, lambda: (one := at_hand(site)) is None or one.rows_read > 0)
+    one = at_hand(site)
+    assert one is not None
+    return one
+
+
 def rows(site: Site, table: sa.Table = shop.place) -> int:
     with site.engine.connect() as connection:
         return connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
@@ -109,13 +132,8 @@ def test_files_of_a_greater_priority_go_first_then_the_older_ones(site: Site) ->
 def test_a_large_file_is_loaded_by_parts_and_what_a_killed_process_left_is_gone_on_with(site: Site) -> None:
     site = replace(site, limits=replace(site.limits, intake_part_bytes=4_000))
     drop(site, "a.csv", places(1_000))
-    dropped.take_in(site)
-    ended = iter((False, True))
-    assert dropped.work_off(site, lambda: next(ended, True))  # written down, and stopped
-    halfway = iter((False, False, True))
-    assert dropped.work_off(site, lambda: next(halfway, True))
-    with site.engine.connect() as connection:
-        (one,) = standing.open_files(connection)
+    assert write_down(site).rows_read == 0
+    one = load_some(site)
     assert (one.state, one.parts > 2, 0 < one.parts_done < one.parts) == (IntakeState.LOADING, True, True)
     assert one.pace.expected is not None
     assert 900 < one.pace.expected < 1_100
@@ -126,9 +144,8 @@ def test_a_large_file_is_loaded_by_parts_and_what_a_killed_process_left_is_gone_
 def test_a_file_that_is_written_to_while_it_is_loaded_is_refused_whole(site: Site) -> None:
     site = replace(site, limits=replace(site.limits, intake_part_bytes=4_000))
     drop(site, "a.csv", places(1_000))
-    dropped.take_in(site)
-    halfway = iter((False, False, False, True))
-    assert dropped.work_off(site, lambda: next(halfway, True))
+    write_down(site)
+    load_some(site)
     with (site.spool.folders.home / "drop" / "places" / "taken" / "a.csv").open("a") as file:
         file.write("de,1000,late\n")
     (one,) = work(site)
@@ -138,11 +155,7 @@ def test_a_file_that_is_written_to_while_it_is_loaded_is_refused_whole(site: Sit
 
 def test_a_person_gives_a_file_up_and_it_lies_in_refused_with_who_and_why(site: Site) -> None:
     drop(site, "a.csv", places(3))
-    dropped.take_in(site)
-    stops = iter((False, True))
-    dropped.work_off(site, lambda: next(stops, True))
-    with site.engine.connect() as connection:
-        (one,) = standing.open_files(connection)
+    one = write_down(site)
     cancelling.cancel(site, one.id, "the wrong month")
     (one,) = work(site)
     assert (one.state, rows(site)) == (IntakeState.CANCELLED, 0)
@@ -151,9 +164,7 @@ def test_a_person_gives_a_file_up_and_it_lies_in_refused_with_who_and_why(site: 
 
 def test_a_claimed_file_that_is_gone_waits_longer_each_time_and_says_so(site: Site) -> None:
     drop(site, "a.csv", places(3))
-    dropped.take_in(site)
-    stops = iter((False, True))
-    dropped.work_off(site, lambda: next(stops, True))
+    write_down(site)
     (site.spool.folders.home / "drop" / "places" / "taken" / "a.csv").unlink()
     (one,) = work(site)
     assert (one.state, one.attempts) == (IntakeState.WAITING, 1)
