@@ -18,6 +18,7 @@ from exchange.channels.codecs import DURATION_SCHEMA, MONTHS_SCHEMA, json_null_m
 from exchange.channels.stream import Stream
 from exchange.format import json_pointer
 from exchange.format.errors import RecordError, printable
+from exchange.format.record import ByColumns
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
@@ -206,6 +207,25 @@ class Checker:
     def refused(self, data: list[dict[str, Any]]) -> list[int]:
         """Give the places of those that ``check_data`` would not take as of the current version: one call for many."""
         return self._data[self.stream.schema_version].refused(data)
+
+    def refused_columns(self, data: ByColumns) -> set[int]:
+        """Give the places of those that ``check_data`` would not take: one call for each column of many.
+
+        All columns of the stream are there, and no others; documents are in none of them.
+        """
+        return {
+            int(error.instance_path[0])
+            for name, values in data.columns.items()
+            for error in self._columns[name].iter_errors(values)
+        }
+
+    @cached_property
+    def _columns(self) -> dict[str, jsonschema_rs.Draft202012Validator]:
+        columns = _as_read(self.schema)["properties"].items()
+        return {
+            name: jsonschema_rs.Draft202012Validator({"type": "array", "items": rule}, validate_formats=True)
+            for name, rule in columns
+        }
 
     def refused_keys(self, keys: list[dict[str, Any]]) -> list[int]:
         """Give the places of those that ``check_key`` would not take: one call for many."""

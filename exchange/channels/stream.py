@@ -29,6 +29,7 @@ from exchange.channels.codecs import (
 from exchange.channels.hooks import Hook, Hooks
 from exchange.database.tables import VERSION_COLUMN
 from exchange.format.errors import RecordError, printable
+from exchange.format.record import ByColumns
 
 # A stream's name is also a folder below schemas/ and a word in a list of streams.
 _STREAM = re.compile(r"[a-z][a-z0-9_]{0,62}")
@@ -249,6 +250,11 @@ class Stream:
         RecordError for a value that its column cannot keep exactly, whichever record's it is.
         """
         return _decoder([(self.codecs[c.name], "/data") for c in self.columns], dialect)
+
+    def columns_decoder(self, dialect: Dialect) -> Callable[[ByColumns], list[Column]]:
+        """Make the function that gives the same as ``decoder`` of data that is kept by columns."""
+        columns = [(self.in_files[c.name], self.codecs[c.name].column_decoder(dialect)) for c in self.columns]
+        return lambda data: [work(data.columns[name]) for name, work in columns]
 
     def key_decoder(self, dialect: Dialect) -> Callable[[Sequence[Mapping[str, Json]]], list[Column]]:
         """Make the same function from many records' keys, in ``key`` order."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
+from itertools import compress, repeat
 from operator import itemgetter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, overload
 
 from exchange.format import strict_json
 from exchange.format.errors import RecordError, described
@@ -34,13 +35,57 @@ class Record(NamedTuple):
     body: dict[str, Any]
 
 
+Data = dict[str, Any]
+"""A record's values by the names that columns have in files."""
+
+
+class ByColumns(Sequence[Data]):
+    """The values of records that all have the same columns, kept by these: a record's dict is made when asked for.
+
+    To make all of them costs as much as all else that is done to a record.
+    """
+
+    def __init__(self, columns: Mapping[str, list[Any]]) -> None:
+        """Take columns, all of one length."""
+        self.columns = columns
+
+    def __len__(self) -> int:
+        """Count the records."""
+        return len(next(iter(self.columns.values()), ()))
+
+    @overload
+    def __getitem__(self, place: int) -> Data: ...
+    @overload
+    def __getitem__(self, place: slice) -> ByColumns: ...
+    def __getitem__(self, place: int | slice) -> Data | ByColumns:
+        """Give one record's values, or some records."""
+        if isinstance(place, slice):
+            return ByColumns({name: values[place] for name, values in self.columns.items()})
+        return {name: values[place] for name, values in self.columns.items()}
+
+    def __iter__(self) -> Iterator[Data]:
+        """Give each record's values."""
+        return map(dict, map(zip, repeat(self.columns), zip(*self.columns.values(), strict=True)))
+
+    def __eq__(self, other: object) -> bool:
+        """Say whether they are the same values, however they are kept."""
+        return isinstance(other, Sequence) and [*self] == [*other]
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def without(self, places: Collection[int]) -> ByColumns:
+        """Give all but those at some places."""
+        stay = [place not in places for place in range(len(self))]
+        return ByColumns({name: [*compress(values, stay)] for name, values in self.columns.items()})
+
+
 class RecordRun(NamedTuple):
     """Records of one stream and one op that follow each other, member by member."""
 
     stream: str
     op: Op
     versions: list[int]
-    bodies: list[dict[str, Any]]
+    bodies: list[Data]
 
 
 _STREAM, _OP, _VERSION = itemgetter("stream"), itemgetter("op"), itemgetter("version")

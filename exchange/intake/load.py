@@ -21,6 +21,7 @@ from exchange.database.tables import Direction, IntakeState
 from exchange.dead_letters import store
 from exchange.dead_letters.store import Letter
 from exchange.format.errors import RecordError, TransientError, printable
+from exchange.format.record import ByColumns
 from exchange.intake import ledger, undo
 from exchange.intake.ledger import Came, Ended, Entry, Part, Terms
 from exchange.intake.target import NO_LIMIT, Read, Refused, Target, opened
@@ -309,7 +310,7 @@ class Segment:
         for bad in piece.bad:
             self._park(loader, bad.number, bad.record, bad.error)
         name = self._target.stream.name
-        bodies = piece.bodies if isinstance(piece.bodies, list) else list(piece.bodies)
+        bodies = piece.bodies if isinstance(piece.bodies, (list, ByColumns)) else list(piece.bodies)
         for decoded in decode_own(self._target.checker, loader, piece.records, piece.numbers, bodies):
             if isinstance(decoded, BadLine):
                 self._park(loader, decoded.number, decoded.line, decoded.error)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from itertools import repeat
 from typing import Any, NamedTuple
 
 from exchange.channels.codecs import JSON_NULL, ColumnCodec, DocumentText, Json, json_null_member
@@ -15,6 +14,7 @@ from exchange.channels.codecs.text import BytesCodec, EnumCodec, TextCodec, XmlC
 from exchange.channels.stream import Stream
 from exchange.format import json_pointer
 from exchange.format.errors import RecordError, printable
+from exchange.format.record import ByColumns
 from exchange.reading import Body, FileFormat
 from exchange.reading.cells import Cells, cells_of
 from exchange.reading.csv_rows import CsvRows
@@ -45,6 +45,8 @@ class Rows:
         self._cells = [cells_of(codecs[name], written) for name in names]
         self._names = tuple(names)
         self._defaults = default_values(written, codecs)
+        documents = (isinstance(codecs[name].type_codec, JsonCodec) for name in (*names, *written.defaults))
+        self._has_documents = any(documents)
         self._csv = CsvRows(written) if written.kind == "csv" else None
         self._members = {} if self._csv else _members(written, codecs)
 
@@ -72,12 +74,19 @@ class Rows:
         wrong: dict[int, RecordError] = {}
         values: list[Sequence[Json]] = []
         for cells, at in zip(self._cells, self._chosen, strict=True):
-            made, faults = cells.values(columns[at])
-            values.append(made)
+            found, faults = cells.values(columns[at])
+            values.append(found)
             if faults:
                 wrong = {**faults, **wrong}
-        bodies: list[Body] = [*map(dict, map(zip, repeat(self._names), zip(*values, strict=True)))]
-        return self._finished(places, bodies, wrong, bad)
+        made = ByColumns({name: [*column] for name, column in zip(self._names, values, strict=True)})
+        if self._has_documents:
+            return self._finished(places, [*made], wrong, bad)
+        if wrong:
+            bad |= {places[at]: error for at, error in wrong.items()}
+            places = [place for at, place in enumerate(places) if at not in wrong]
+            made = made.without(wrong)
+        same = {name: [value] * len(places) for name, value in self._defaults.items()}
+        return Made(places, ByColumns({**made.columns, **same}), bad)
 
     def _finished(
         self, places: Sequence[int], bodies: list[Body], wrong: Mapping[int, RecordError], bad: dict[int, RecordError]

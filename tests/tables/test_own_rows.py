@@ -164,17 +164,18 @@ def test_few_rows_at_a_time_end_where_all_compared_at_once_do(
 ) -> None:
     draw = random.Random(seed)
     before = [a(one, f"old {one}", on=draw.choice([None, 1])) for one in range(8)]
-    # Of a code that several would have it depends on who comes first which of them is refused, of what is upserted.
-    codes = [*range(100), *([1, 2, 3] if writing is Writing.INSERT else [])]
+    # Of a value that several of them would have it depends on who comes first which is refused: it is of rows there.
     rows = [
         a(
             draw.randrange(30),
-            f"new {draw.choice(codes)}" if writing is Writing.INSERT else f"new {at}",
+            draw.choice([f"new {at}"] * 6 + ["old 1"]),
             draw.choice([1, 2]),
+            draw.choice([None, 1, 2]),
         )
-        | {"shelf": draw.choice([None, 1, 2])}
         for at in range(40)
     ]
+    if writing is not Writing.INSERT:
+        rows = [one | {"code": f"new {at}"} for at, one in enumerate(rows)]
     for at in draw.sample(range(40), 3) if writing is not Writing.REPLACE else ():
         rows[at] |= draw.choice([{"shelf": 9}, {"pages": 900}])
         rows[at]["id"] = 100 + at

@@ -103,6 +103,11 @@ class TypeCodec(ABC):
         """Make the decoder of values that the strict reader read and the schema accepted: it need not look again."""
         return self.decoder(refuse, sqlite=sqlite)
 
+    def checked_column_decoder(self, refuse: Refuse, *, sqlite: bool) -> Callable[[list[Json]], list[Any]]:
+        """Make the same for many values, none of them null."""
+        decode = self.checked_decoder(refuse, sqlite=sqlite)
+        return as_is if decode is as_is else lambda values: [*map(decode, values)]
+
     def family(self) -> Hashable:
         """Say what must be the same for a type and its variants on the two databases."""
         return type(self)

@@ -78,14 +78,18 @@ class ColumnCodec:
         """
         refuse, sqlite = partial(self._refusal, under), dialect_of(dialect).is_sqlite
         decode = self.type_codec.checked_decoder(refuse, sqlite=sqlite)
+        decode_all = self.type_codec.checked_column_decoder(refuse, sqlite=sqlite)
         # Both databases read the text null as JSON's.
         null = "null" if isinstance(self.type_codec, JsonCodec) and not self.nullable else None
         as_they_are = {type(None), *self.type_codec.bound_as_is}
 
         def column(values: list[Json]) -> list[Any]:
-            if null is None and as_they_are.issuperset(map(type, values)):
+            if as_they_are.issuperset(map(type, values)):
                 return values
-            return [null if value is None else decode(value) for value in values]
+            if None not in values:
+                return decode_all(values)
+            made = iter(decode_all([value for value in values if value is not None]))
+            return [None if value is None else next(made) for value in values]
 
         if isinstance(self.type_codec, JsonCodec):
             decode_text = self.type_codec.text_decoder(refuse, sqlite=sqlite)
@@ -104,9 +108,7 @@ class ColumnCodec:
 
             return documents
 
-        if decode is as_is and null is None:
-            return as_is
-        return column
+        return as_is if decode_all is as_is else column
 
     @property
     def has_two_nulls(self) -> bool:

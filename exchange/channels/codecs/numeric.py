@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Context, Decimal
 from math import copysign, isfinite
@@ -294,6 +295,17 @@ class DecimalCodec(TypeCodec):
             raise refuse(value, "SQLite keeps a float, and this one would come back changed")
 
         return approximate if sqlite else exact
+
+    def checked_column_decoder(self, refuse: Refuse, *, sqlite: bool) -> Callable[[list[Json]], list[Any]]:
+        """Of what the schema accepted only SQLite and a number of any length need a look at each."""
+        if self.precision is None or not sqlite:
+            return as_is if self.precision is not None else super().checked_column_decoder(refuse, sqlite=sqlite)
+        each = super().checked_column_decoder(refuse, sqlite=sqlite)
+        return lambda values: [*map(float, values)] if max(map(len, values)) <= _DOUBLE_DIGITS else each(values)
+
+
+_DOUBLE_DIGITS = 15
+"""So many digits of any number come back from a double."""
 
 
 def _plain(number: float) -> str:

@@ -9,7 +9,7 @@ the calendar, and the text handed on. So infinity, years before 1 and after 9999
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
@@ -275,6 +275,11 @@ class DateTimeCodec(TypeCodec):
         if not self.aware:  # only the format date-time, with its zone, knows the days of each month
             return self.decoder(refuse, sqlite=sqlite)
         return _with_blank if sqlite else as_is
+
+    def checked_column_decoder(self, refuse: Refuse, *, sqlite: bool) -> Callable[[list[Json]], list[Any]]:
+        if not (self.aware and sqlite):
+            return super().checked_column_decoder(refuse, sqlite=sqlite)
+        return lambda values: "\n".join(values).replace("T", " ").replace("Z", "").split("\n") if values else []
 
     def decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:
         fits = re.compile(self._pattern()).fullmatch

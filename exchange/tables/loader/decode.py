@@ -17,7 +17,7 @@ from exchange.format import record as records
 from exchange.format.batch import LongLine, too_long
 from exchange.format.errors import RecordError, printable
 from exchange.format.manifest import OpCounts
-from exchange.format.record import Op, Record, RecordRun
+from exchange.format.record import ByColumns, Op, Record, RecordRun
 from exchange.format.strict_json import Unreadable
 from exchange.site import Site
 from exchange.tables import version_limit
@@ -143,20 +143,34 @@ class Decoder:
 
 
 def decode_own(
-    checker: Checker, loader: Loader, lines: Sequence[bytes], numbers: Sequence[int], bodies: list[dict[str, Any]]
+    checker: Checker,
+    loader: Loader,
+    lines: Sequence[bytes],
+    numbers: Sequence[int],
+    bodies: list[dict[str, Any]] | ByColumns,
 ) -> Iterator[Decoded | BadLine]:
     """Check the values of own rows of the checker's stream, and make their rows. Uses no connection."""
     refused: set[int] = set()
-    for place in checker.refused(bodies):
+    suspects = checker.refused_columns(bodies) if isinstance(bodies, ByColumns) else checker.refused(bodies)
+    for place in sorted(suspects):
         try:
             checker.check_data(bodies[place])
         except RecordError as error:
             refused.add(place)
             yield BadLine(numbers[place], lines[place], error)
     if refused:
-        lines, numbers, bodies = _without(refused, lines), _without(refused, numbers), _without(refused, bodies)
+        lines, numbers = _without(refused, lines), _without(refused, numbers)
+        bodies = bodies.without(refused) if isinstance(bodies, ByColumns) else _without(refused, bodies)
+    name = checker.stream.name
+    if isinstance(bodies, ByColumns) and lines:
+        try:
+            yield Decoded(name, loader.own_rows(name, numbers, lines, bodies))
+        except RecordError:
+            bodies = [*bodies]
+        else:
+            return
     if lines:
-        yield from _make_rows(loader, lines, numbers, RecordRun(checker.stream.name, Op.UPSERT, [], bodies))
+        yield from _make_rows(loader, lines, numbers, RecordRun(name, Op.UPSERT, [], [*bodies]))
 
 
 def _make_rows(

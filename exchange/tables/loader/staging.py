@@ -18,7 +18,7 @@ from exchange.database.dialects import dialect_of
 from exchange.database.engine import in_parts
 from exchange.database.errors import first_line, refuses_a_record
 from exchange.database.tables import VERSION_COLUMN
-from exchange.format.record import Op, RecordRun
+from exchange.format.record import ByColumns, Op, RecordRun
 from exchange.tables.capture.sql import TableName, identifier, run
 from exchange.tables.loader.constraints import Constraints, Unique
 from exchange.tables.loader.copy import BoundRow, put
@@ -95,6 +95,18 @@ def row_maker(
         versions = () if writing.is_own else (run.versions,)
         rows = list(zip(*columns, *versions, strict=False))
         return Rows(run.op, lines, run.versions, keys or [()] * len(rows), rows)
+
+    return make
+
+
+def own_row_maker(stream: Stream, dialect: Dialect) -> Callable[[Sequence[int], ByColumns], Rows]:
+    """Make the function that does the same for own rows that are kept by columns."""
+    decode, names = stream.columns_decoder(dialect), stream.key_names
+
+    def make(lines: Sequence[int], data: ByColumns) -> Rows:
+        rows = list(zip(*decode(data), strict=True))
+        keys = list(zip(*(data.columns[name] for name in names), strict=True)) if names else [()] * len(rows)
+        return Rows(Op.UPSERT, lines, (), keys, rows)
 
     return make
 
