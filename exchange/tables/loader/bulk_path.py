@@ -13,14 +13,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum, auto
 from functools import cached_property
-from operator import length_hint
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from exchange.channels.stream import Stream
-from exchange.database.dialects import dialect_of
 from exchange.database.errors import refuses_a_record
 from exchange.database.tables import tombstone
 from exchange.format.record import Op
@@ -122,9 +120,6 @@ class BulkPath:
         late = any(key.deferrable or key.initially for key in stream.table.foreign_key_constraints)
         staged = late or (self._stages_own() if writing.is_own else self.traits.staged)
         self._strategy = Strategy.STAGE if staged else Strategy.INSERT
-        # There a savepoint costs as much again where triggers write, and a row that is refused is undone without one.
-        one_by_one = writing is Writing.INSERT and dialect_of(connection).is_sqlite
-        self._undoes_each_row = one_by_one and not self.traits.triggers
         self._newest_tombstone = 0 if staged or writing.is_own else self._find_newest_tombstone()
         self._record_bytes = 0
 
@@ -175,13 +170,7 @@ class BulkPath:
         """Write rows of this stream, or stage them. Raises DBAPIError for what is not a row's fault."""
         if rows.op is Op.DELETE or self._strategy is Strategy.STAGE:
             self._add_to_stage(rows)
-        elif self._undoes_each_row:
-            self._insert_past_refused(rows)
-        else:
-            self._write_at_once(rows)
-
-    def _write_at_once(self, rows: Rows) -> None:
-        """Write rows as the strategy says, and then as the next ones say."""
+            return
         may_be_deleted = not self._writing.is_own and min(rows.versions) <= self._newest_tombstone
         if self._strategy is Strategy.INSERT and not may_be_deleted and self._try(rows):
             return
@@ -204,24 +193,6 @@ class BulkPath:
                     self._add_to_stage(suspect)
                 return
         self._add_to_stage(rows)
-
-    def _insert_past_refused(self, rows: Rows) -> None:
-        """Insert rows one after the other, and stage those that the database refuses."""
-        refused: set[int] = set()
-        rest = iter(rows.rows)
-        while True:
-            try:
-                put(self._connection, self.stage.target, self.stage.names, rest)
-                break
-            except DBAPIError as error:
-                if not refuses_a_record(error) or not goes_on(self._connection):
-                    raise
-                refused.add(rows.lines[-1 - length_hint(rest)])
-        self.written += len(rows.rows) - len(refused)
-        if refused:
-            self._add_to_stage(rows.parted(refused)[1])
-            if len(refused) > len(rows.rows) * WORTHWHILE:
-                self._strategy = Strategy.STAGE
 
     def _repeats_a_key(self, rows: Rows) -> bool:
         """Say whether a statement that may change rows would write one twice, which none can."""
