@@ -241,6 +241,16 @@ def _known(site: Site, claimed: Claimed) -> int | None:
         return connection.scalar(sa.select(intake.c.id).where(file == claimed.file).limit(1))
 
 
+def original_of(site: Site, number: int) -> int | None:
+    """Find the rows that some are a duplicate of; None if they are none, or those are given up since."""
+    with transient_errors(), reading(site.engine) as connection:
+        entry = ledger.find(connection, number)
+        if entry is None or entry.state is not IntakeState.DUPLICATE:
+            return None
+        original = ledger.original_of(connection, entry.sha256, entry.stream)
+    return None if original is None else original.id
+
+
 def load(site: Site, one: Intake, number: int, seconds: float) -> None:
     """Load rows that are in the ledger for at most so many seconds; what is left is a worker's."""
     until = time.monotonic() + seconds

@@ -139,6 +139,7 @@ def test_values_are_as_records_have_them(ask: Callable[..., Any], url: str) -> N
         assert row["t"] == "ü"
 
 
+@pytest.mark.same_on("postgresql")
 @pytest.mark.parametrize(
     "query, parameters, sentence",
     [
@@ -278,6 +279,7 @@ def test_a_file_that_others_can_write_is_not_read(tmp_path: Path) -> None:
         load_handlers("sql", Sources())
 
 
+@pytest.mark.same_on("postgresql")
 def test_of_several_handlers_the_kind_takes_one(database: Engine, tmp_path: Path) -> None:
     made = sources(database.url.render_as_string(hide_password=False), tmp_path, '[one]\nsql = "SELECT 1"\n')
     handlers = load_handlers("sql, reports = sql, echo, exchange.reference.handlers:echo", made)

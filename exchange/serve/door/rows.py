@@ -101,9 +101,10 @@ async def _receive(request: Request, caller: Caller, said: dict[str, Any]) -> Re
         number = await run_sync(_received, site, one, sender, _Body(request), limiter=limiter)
     except NotTaken as error:
         return problem(_OF_WHY[error.why], f"{error}; nothing was done", _CLOSE)
+    original = await run_sync(posted.original_of, site, number)
     if wait:
-        await run_sync(posted.load, site, one, number, wait)
-    return _answer(await run_sync(_look, site, number))
+        await run_sync(posted.load, site, one, original or number, wait)
+    return _answer(await run_sync(_look, site, number), original)
 
 
 def _refused(request: Request) -> Response | None:
@@ -161,9 +162,9 @@ def _look(site: Site, number: int) -> FileDetail:
         return standing.find_file(connection, number)
 
 
-def _answer(found: FileDetail) -> Response:
+def _answer(found: FileDetail, original: int | None) -> Response:
     """Say what became of rows: 200 once they are loaded, 422 if they are refused, 202 while they are not dealt with."""
-    file, said = found.file, shown(found)
+    file, said = found.file, shown(found) | ({} if original is None else {"duplicate_of": original})
     if file.state in _OVER:
         return JSONResponse(said, 200)
     if file.is_over:
