@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import sqlalchemy as sa
 
 from exchange.database.engine import now
-from exchange.database.tables import IntakeState, audit
+from exchange.database.tables import Direction, IntakeState, audit
+from exchange.dead_letters import store
+from exchange.dead_letters.store import Letter
 from exchange.operating.prepare import prepare
 from exchange.people.roles import Role
+from exchange.reading import FileFormat
 from exchange.serve.json_api.frame import PREFIX
 from exchange.settings import Settings
-from tests.console.served import CSRF, console
+from tests.console.served import CSRF, Browser, console
 from tests.intake.ledger_rows import add_file, add_part
 
 HOSTILE = '<script>alert(1)</script>\u202e"><img onerror=x>.csv'
@@ -81,3 +87,61 @@ def test_a_viewer_sees_no_button_and_may_not_press_it(side: Settings) -> None:
     with console(side, Role.VIEWER) as browser:
         assert "/cancel" not in browser.get("/files/1").body
         assert "cancel_file needs the role operator" in browser.post("/files/1/cancel", reason="a test").words
+
+
+def _checked(browser: Browser, row: dict[str, str]) -> str:
+    headers = {"Origin": f"http://127.0.0.1:{browser.port}"}
+    return browser.ask("POST", "/dead-letters/1/check", urlencode({"csrf": CSRF, **row}), headers).words
+
+
+def test_a_row_of_a_file_is_seen_and_mended_on_the_page_of_its_letter_as_it_stands_in_the_file(side: Settings) -> None:
+    site = prepare(side)
+    written = FileFormat("csv", delimiter=";", header=("Name", "E-Mail"), columns=("name", "email")).as_dict()
+    with site.engine.begin() as connection:
+        number = add_file(
+            connection,
+            IntakeState.LOADED,
+            stream="user",
+            format=json.dumps(written | {"defaults": {"profile_type_id": "1"}}),
+            terms=json.dumps({"mode": "insert", "key": []}),
+        )
+        letter = Letter(
+            Direction.IN,
+            "directory",
+            b'"an<script>";a@b.c;too much',
+            "ragged",
+            "the row has 3 cells, the header has 2",
+            line=7,
+            stream="user",
+            op="upsert",
+            schema_version=1,
+            producer="users.csv",
+            intake=number,
+        )
+        store.park(connection, [letter], "refused on loading users.csv")
+        store.park(connection, [replace(letter, record=b'"ann ""x""";a@b.c;', line=8)], "refused on loading users.csv")
+    with console(side) as browser:
+        page = browser.get("/dead-letters/1")
+        assert "File users.csv, line 7; its other letters" in page.words
+        assert "It is not shown" in page.words
+        assert "a@b.c" not in page.body
+        assert (
+            len(set(re.findall(r'href="/dead-letters/(\d+)"', browser.get(f"/dead-letters/list?intake={number}").body)))
+            == 2
+        )
+        assert "expected the number of a file" in browser.get("/dead-letters/list?intake=x").words
+        page = browser.get("/dead-letters/1/edit")
+        assert "give the whole record anew" in page.words
+        assert "The row, as its file has it" in page.words
+        row = {"revision": "0", "record": "ann;a@b.c;x"}
+        assert "Not yet: the row: the row has 3 cells" in _checked(browser, row)
+        row["record"] = "ann;a@b.c"
+        assert "the row could not be read before" in _checked(browser, row)
+        page = browser.post("/dead-letters/1/edit", "/", **row, reason="one cell too many")
+        assert "dead letter 1 has revision 1" in page.words
+        page = browser.get("/dead-letters/1")
+        assert "ann;(hidden)" in page.words
+        assert "a@b.c" not in page.body
+        with console(side, Role.OPERATOR) as other:
+            assert "a@b.c" not in other.get("/dead-letters/1").body
+    site.engine.dispose()

@@ -173,6 +173,7 @@ def test_a_row_whose_parent_was_missing_is_loaded_by_itself_when_that_has_come(m
     assert [row["club"] for row in members.members()] == [7]
 
 
+@pytest.mark.same_on("postgresql")
 def test_what_is_sensitive_is_shown_to_nobody_who_may_not_see_it(members: Members, tmp_path: Path) -> None:
     members.load(HEADER + "1,1,name that is too long,4711\n2,1,bob\n3,1,c,4712,4713\n")
     long, short, ragged = members.ids()
@@ -197,6 +198,7 @@ def test_what_is_sensitive_is_shown_to_nobody_who_may_not_see_it(members: Member
     assert not any(secret in said for secret in ("4711", "4712", "4713"))
 
 
+@pytest.mark.same_on("postgresql")
 def test_json_lines_are_hidden_mended_and_loaded_as_they_are_written(members: Members) -> None:
     lines = (
         '{"ID": 1, "club": 1, "name": "far too long a name", "pin": 4711, "other": 5}\n{"ID":2,"club":1,"name":"b"}\n'
@@ -210,6 +212,7 @@ def test_json_lines_are_hidden_mended_and_loaded_as_they_are_written(members: Me
     assert [(row["id"], row["pin"]) for row in members.members()] == [(1, 4711), (2, None)]
 
 
+@pytest.mark.same_on("postgresql")
 def test_rows_of_other_encodings_and_modes_are_retried_as_their_file_was_loaded(members: Members) -> None:
     members.load("id;club;name\n1;1;Jürgen\n2;1;Käthe und noch mehr\n", encoding="windows-1252", mode="upsert")
     (letter,) = members.ids()
@@ -231,6 +234,7 @@ def test_a_row_of_a_key_that_is_there_stays_refused_and_says_why(members: Member
     assert (view.letter.error, view.advice.fault, view.letter.attempts) == ("unique", "the file", 2)
 
 
+@pytest.mark.same_on("postgresql")
 def test_letters_of_files_are_grouped_discarded_restored_and_left_out_of_letter_files(
     members: Members, tmp_path: Path
 ) -> None:
@@ -246,6 +250,7 @@ def test_letters_of_files_are_grouped_discarded_restored_and_left_out_of_letter_
     assert (saved.letters, saved.left_out) == (0, 2)
 
 
+@pytest.mark.same_on("postgresql")
 def test_a_row_whose_file_is_forgotten_says_so(members: Members) -> None:
     members.load(HEADER + "x,1,ann,\n")
     (letter,) = members.ids()
@@ -257,6 +262,7 @@ def test_a_row_whose_file_is_forgotten_says_so(members: Members) -> None:
     assert view.record is None
 
 
+@pytest.mark.same_on("postgresql")
 def test_a_row_is_found_to_be_erased_in_letters_of_files_whether_it_can_be_read_or_not(members: Members) -> None:
     members.load(HEADER + '21,1,far too long a name,\n22,1,far too long a name,\n22,"x"y,z\n3,1\n22,1\n')
     sought = seek(members.side.site, "member", "22")

@@ -36,6 +36,7 @@ PAGES = {
         "deploy/BY-HAND.md",
         "deploy/RECOVER.md",
         "deploy/INTAKE.md",
+        "deploy/CELLS.md",
         "deploy/SETTINGS.md",
         "deploy/EMBED.md",
         "deploy/ALARMS.md",
