@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, String, Text
+from sqlalchemy import Connection, Engine, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from exchange.channels import Channel, Stream
+from exchange.database.engine import now
+from exchange.database.tables import IntakeState, event
 from exchange.settings import Settings
 from exchange.testing.sides import Sides, create_tables, two_sides
+from tests.intake.ledger_rows import add_file, add_part
 
 MARKUP = "\"'><script>window.hacked=1</script><img src=x onerror=window.hacked=1>{{7*7}}"
 HOSTILE = f"{MARKUP}\u202egnp\u2066\u200b\x1b]0;owned\x07\x1b[31m"
@@ -64,6 +68,7 @@ def troubled(folder: Path, urls: Mapping[str, str] | None = None) -> Iterator[tu
         _send(sides, note("second", HOSTILE))
         _send(sides, *(note(f"{number} {HOSTILE}", "refuse") for number in range(20)))
         _lose_one(sides)
+        _drop_files(sides["office"].engine)
         _plant_files(office.exchange.settings.incoming)
         sides.cross()
         office.exchange.pause("notes", SHOWABLE, who=SHOWABLE[:90])
@@ -76,6 +81,19 @@ def troubled(folder: Path, urls: Mapping[str, str] | None = None) -> Iterator[tu
         office.exchange.close()
         plant.exchange.close()
         yield sides, settings
+
+
+def _drop_files(engine: Engine) -> None:
+    """Let people have dropped files that go on, wait and were refused, with bad rows."""
+    of_somebody = {"file": HOSTILE, "place": HOSTILE, "who": HOSTILE[:200], "message": HOSTILE, "bytes": 1000}
+    written = json.dumps({"kind": "csv", "header": [HOSTILE, "x"], "columns": ["code", None], "delimiter": ";"})
+    with engine.begin() as connection:
+        for state in IntakeState:
+            number = add_file(connection, state, **of_somebody, format=written, rows_read=10, started_at=now())
+            add_part(connection, number, 0, 0, 500, 500)
+            add_part(connection, number, 1, 500, 600, None)
+            told = {"subject": "intake", "subject_id": number, "at": now(), "to_state": state, "cause": HOSTILE}
+            connection.execute(sa.insert(event).values({**told, "who": "me"}))
 
 
 def note(code: str, words: str) -> Note:
