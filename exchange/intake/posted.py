@@ -205,6 +205,7 @@ def _see_same(site: Site, one: Intake, sender: Sender, sha256: str) -> None:
                 intake.c.sha256 != sha256,
                 intake.c.state.not_in(_GIVEN_UP),
             )
+            .order_by(intake.c.id)
             .limit(1)
         )
         number = connection.scalar(other)

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from exchange.channels.intake import Intake, check_intakes
-from exchange.database.tables import IntakeState
+from exchange.database.tables import IntakeState, intake
 from exchange.intake import dropped, folders, posted, standing
 from exchange.intake.posted import NotTaken, Sender, Why
 from exchange.site import Site
@@ -25,9 +25,9 @@ ROWS = b'{"country": "de", "number": 1, "name": "Ulm"}\n{"country": "de", "numbe
 SENT = Intake("sent", stream="place", http=True)
 
 
-@pytest.fixture
-def site(tmp_path: Path, databases: Databases) -> Iterator[Site]:
-    side = Side("one", "two", databases, "sqlite", tmp_path / "home", shop.channels, metadata=shop.metadata)
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def site(request: pytest.FixtureRequest, tmp_path: Path, databases: Databases) -> Iterator[Site]:
+    side = Side("one", "two", databases, request.param, tmp_path / "home", shop.channels, metadata=shop.metadata)
     yield replace(side.site, intakes=(SENT,))
     side.engine.dispose()
 
@@ -54,6 +54,19 @@ def test_what_was_claimed_before_its_sender_heard_of_it_is_loaded_by_a_worker_on
         assert connection.scalar(sa.select(sa.func.count()).select_from(shop.place)) == 2
 
 
+def test_a_key_is_for_the_same_rows_alone_unless_those_were_given_up(site: Site) -> None:
+    posted.take_in(site, send(site, key="one"))
+    posted.take_in(site, send(site, key="one"))
+    with pytest.raises(NotTaken, match="other rows were sent with this Idempotency-Key, as 1") as refused:
+        send(site, [b"{}\n"], key="one")
+    assert refused.value.why is Why.KEY
+    send(site, [b"{}\n"], key="two")
+    with site.engine.begin() as connection:
+        connection.execute(sa.update(intake).values(state=IntakeState.REFUSED))
+    send(site, [b"{}\n"], key="one")
+
+
+@pytest.mark.same_on("postgresql")
 def test_a_process_that_is_killed_while_rows_come_leaves_a_draft_that_the_next_one_sweeps(site: Site) -> None:
     def dying() -> Iterator[bytes]:
         yield ROWS
@@ -65,6 +78,7 @@ def test_a_process_that_is_killed_while_rows_come_leaves_a_draft_that_the_next_o
     assert dropped.take_in(site).waiting == 0  # nobody takes it for rows
 
 
+@pytest.mark.same_on("postgresql")
 @pytest.mark.parametrize(
     "limits, why",
     [
@@ -80,6 +94,7 @@ def test_a_body_beyond_a_limit_leaves_nothing(site: Site, limits: dict[str, Any]
     assert (refused.value.why, taken(site)) == (why, [])
 
 
+@pytest.mark.same_on("postgresql")
 def test_no_body_is_taken_where_room_is_short_or_too_many_wait(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(posted, "LEAST_FREE_BYTES", 2**62)
