@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -95,10 +95,19 @@ def answer_requests(
     handlers = handler if isinstance(handler, Handlers) else Handlers({}, Named.of(handler))
     run = _AnsweringRun(engine, handlers, network, seconds, stopping, interrupts)
     counts = dict.fromkeys(("answered", "failed", "later", "overtaken"), 0)
-    for request_id in _waiting(engine, run.claims_since(), limit):
-        if stopping():
+    left, away = limit, set[str]()
+    while left > 0:
+        waiting = _waiting(run, left, away)
+        known = len(away)
+        for request_id in waiting:
+            if stopping():
+                return Answers(**counts)
+            counts[_answer(run, request_id, away)] += 1
+            left -= 1
+            if len(away) > known:
+                break  # the others are looked for anew: those of what is away wait
+        else:
             break
-        counts[_answer(run, request_id)] += 1
     return Answers(**counts)
 
 
@@ -134,7 +143,8 @@ class _Ending:
     handler: str = ""
 
 
-def _answer(run: _AnsweringRun, request_id: uuid.UUID) -> str:
+def _answer(run: _AnsweringRun, request_id: uuid.UUID, away: set[str]) -> str:
+    """Answer a request and say what came of it; a handler that reaches nothing is ``away`` from then on."""
     claim = _claim(run, request_id)
     if claim is None:
         return "overtaken"
@@ -144,12 +154,17 @@ def _answer(run: _AnsweringRun, request_id: uuid.UUID) -> str:
         _give_back(run.engine, claim)
         raise
     except _NotYet as later:
+        away |= {later.handler} if later.away else set()
         return _record(run, claim, later)
     return _record(run, claim, ending)
 
 
-def _waiting(engine: Engine, claims_since: datetime, limit: int) -> list[uuid.UUID]:
-    """List the unanswered requests that nobody works on. It only reads: an idle run writes nothing."""
+def _waiting(run: _AnsweringRun, limit: int, away: Collection[str]) -> list[uuid.UUID]:
+    """List the unanswered requests that nobody works on, without those of handlers that are away.
+
+    It only reads: an idle run writes nothing.
+    """
+    claims_since = run.claims_since()
     query = (
         sa.select(Request.id)
         .where(
@@ -157,11 +172,12 @@ def _waiting(engine: Engine, claims_since: datetime, limit: int) -> list[uuid.UU
             ~sa.exists().where(Response.request_id == Request.id),
             ~sa.exists().where(AnswerAttempt.request_id == Request.id, ~_lapsed(claims_since)),
             ~sa.exists().where(AnswerLater.request_id == Request.id, _waits()),
+            *(~run.handlers.is_answered_by(sa.type_coerce(Request.kind, sa.String), name) for name in away),
         )
         .order_by(Request.priority.desc(), Request.created_at, Request.id)
         .limit(limit)
     )
-    with reading(engine) as connection:
+    with reading(run.engine) as connection:
         return list(connection.scalars(query))
 
 
@@ -249,7 +265,7 @@ class _NotYet(Exception):  # noqa: N818 - no answer yet
 
     def __init__(self, handler: str, later: Later) -> None:
         super().__init__(str(later))
-        self.handler, self.tries = handler, later.tries
+        self.handler, self.tries, self.away = handler, later.tries, later.away
 
 
 def _ending(run: _AnsweringRun, claim: _Claim) -> _Ending:

@@ -14,6 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
+
 from exchange.format.errors import printable
 
 
@@ -40,12 +42,13 @@ class Refused(Exception):  # noqa: N818 - an answer to the user
 class Later(Exception):  # noqa: N818 - no answer yet
     """There is no answer now: the request stays pending and is tried again after a while, which grows.
 
-    The text says why. After ``tries`` such tries it is the response; None for as often as it takes.
+    The text says why. After ``tries`` such tries it is the response; None for as often as it takes. ``away``: what the
+    handler asks is not there at all, so that no other request is tried with it in this run.
     """
 
-    def __init__(self, sentence: str, tries: int | None = None) -> None:
+    def __init__(self, sentence: str, tries: int | None = None, *, away: bool = True) -> None:
         super().__init__(sentence)
-        self.tries = tries
+        self.tries, self.away = tries, away
 
 
 class TimeIsUp(BaseException):
@@ -93,6 +96,13 @@ class Handlers:
             kinds = ", ".join(sorted(self.by_kind))
             raise Refused(f"nothing here answers requests of the kind {printable(repr(kind), 80)}, only {kinds}")
         return found
+
+    def is_answered_by(self, kind: sa.ColumnElement[str], name: str) -> sa.ColumnElement[bool]:
+        """Say that a request's kind is one of those that a handler of this name answers."""
+        mine = kind.in_([one for one, named in self.by_kind.items() if named.name == name])
+        if self.otherwise is None or self.otherwise.name != name:
+            return mine
+        return sa.or_(mine, kind.not_in(list(self.by_kind)))
 
 
 def load_handlers(spec: str, sources: Sources) -> Handlers:

@@ -143,7 +143,7 @@ def _asked(
     except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
         raise Later(f"its service can't be asked: {_worded(error)}", service.tries) from error
     if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR or answer.status in _AGAIN:
-        raise Later(f"its service answered {answer.status}", service.tries)
+        raise Later(f"its service answered {answer.status}", service.tries, away=False)
     if answer.status >= HTTPStatus.BAD_REQUEST:
         said = printable((content or b"").decode(errors="replace"), 300)
         raise Refused(

@@ -452,3 +452,26 @@ def test_a_request_that_waits_and_is_cancelled_is_forgotten(
     _ask(database)
     assert answer_requests(database, away, "response") == Answers(later=1)
     assert count(AnswerLater) == 1
+
+
+def test_what_is_away_is_tried_once_a_run_and_holds_up_no_other_kind(database: Engine, ada: str) -> None:
+    tried: list[str] = []
+
+    def away(question: Question) -> Any:
+        tried.append(question.query)
+        raise Later("its database can't be asked")
+
+    for number in range(3):
+        _ask(database, f"away {number}", priority=9)
+    _ask(database, "other")
+    with database.begin() as connection:
+        connection.execute(sa.update(Request).where(Request.query == "other").values(kind="other"))
+    handlers = Handlers({"k": Named("sql", away), "other": Named("echo", echo)})
+    assert answer_requests(database, handlers, "response", limit=2) == Answers(answered=1, later=1)
+    assert len(tried) == 1
+    assert (
+        answer_requests(database, Handlers({"other": Named("echo", echo)}, Named("sql", away)), "response").later == 1
+    )
+    busy = Handlers({"k": Named("http", _raise(Later("its service answered 503", away=False)))})
+    _is_due(database)
+    assert answer_requests(database, busy, "response") == Answers(later=3)
