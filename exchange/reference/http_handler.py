@@ -21,6 +21,7 @@ from exchange.reference.handlers import Handler, Later, Question, Refused, Sourc
 from exchange.reference.path_file import Allowed, Service, read_service
 
 CONNECT_SECONDS = 3.0
+_OF_THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
 LOOK_SECONDS = 1.5
 READ_BYTES = 65_536
 _MISSING = "the handler http needs urllib3; pip install 'exchange[http]'"
@@ -87,7 +88,9 @@ def look_at_service(sources: Sources) -> str:
     if answer.status == HTTPStatus.UNAUTHORIZED:
         raise ValueError("its service does not take what EXCHANGE_HANDLER_HTTP_CREDENTIALS_FILE has")
     number = "1 path" if len(service.paths) == 1 else f"{len(service.paths)} paths"
-    return f"{number} of {url.scheme}://{url.netloc}{url.path}"
+    clear = url.scheme == "http" and sources.credentials and url.hostname not in _OF_THIS_MACHINE
+    said = "; its credentials go there in the clear: have it speak https" if clear else ""
+    return f"{number} of {url.scheme}://{url.netloc}{url.path}{said}"
 
 
 def headers_of(sources: Sources, service: Service | None) -> dict[str, str]:

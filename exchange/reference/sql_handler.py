@@ -100,13 +100,28 @@ def look_at_database(sources: Sources) -> str:
     """
     assert sources.queries is not None
     queries = read_queries(sources.queries, sources.seconds)
+    reader = make_reader(sources.database_url)
     for query in queries.values():
         try:
-            _asked(make_reader(sources.database_url), query, dict.fromkeys(query.parameters), _looked_at)
+            _asked(reader, query, dict.fromkeys(query.parameters), _looked_at)
         except Refused as refused:
             raise ValueError(f"{sources.queries.name}: {refused}") from refused
     number = "1 query" if len(queries) == 1 else f"{len(queries)} queries"
-    return f"{number} of {make_url(sources.database_url).set(query={}).render_as_string(hide_password=True)}"
+    may_all = "; its role is a superuser's: give it one that may only SELECT" if _is_superuser(reader) else ""
+    return f"{number} of {make_url(sources.database_url).set(query={}).render_as_string(hide_password=True)}{may_all}"
+
+
+def _is_superuser(reader: Engine) -> bool:
+    """Say whether this role may do whatever the server can. Raises Later."""
+    if not dialect_of(reader).is_postgresql:
+        return False
+    try:
+        with reader.connect() as connection:
+            return bool(
+                connection.scalar(sa.text("SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user"))
+            )
+    except SQLAlchemyError as error:
+        raise Later(f"its database can't be asked: {first_line(error)}") from error
 
 
 def _looked_at(_connection: Connection, _query: Query, _result: sa.CursorResult[Any], _limit: Iterator[None]) -> None:

@@ -240,7 +240,9 @@ def test_a_text_that_is_not_utf8_is_refused_with_its_column(tmp_path: Path) -> N
 
 
 def test_doctor_has_the_database_look_at_each_query(url: str, tmp_path: Path) -> None:
-    assert look_at_database(sources(url, tmp_path, '[one]\nsql = "SELECT 1"\n')).startswith("1 query of ")
+    said = look_at_database(sources(url, tmp_path, '[one]\nsql = "SELECT 1"\n'))
+    assert said.startswith("1 query of ")
+    assert said.endswith("its role is a superuser's: give it one that may only SELECT") is (kind_of(url) != "sqlite")
     with pytest.raises(ValueError, match=r"queries.toml: the query one failed: .*nothing_of_this_name"):
         look_at_database(sources(url, tmp_path, '[one]\nsql = "SELECT nothing_of_this_name"\n'))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import anyio
@@ -35,6 +36,8 @@ from exchange.site import Site
 
 MOST_RECEIVED = 8
 """So many bodies come at once; whoever sends another one is told to come again."""
+MOST_LOADED = 2
+"""So many who wait have this process load their rows at once: others wait for that, or for a worker."""
 PIECE_SECONDS = 30.0
 """So long nothing may come of a body."""
 MOST_WAIT = 60
@@ -49,26 +52,34 @@ _UNKNOWN = (
     " was done"
 )
 _CLOSE = {"Connection": "close"}
+_AGAIN = {"Retry-After": str(AGAIN_SECONDS), **_CLOSE}
+_PASSING = frozenset({Why.BUSY, Why.FULL})
 
 
 class Receiving:
-    """The threads in which bodies are received: a slow one keeps no other request waiting."""
+    """The threads in which bodies are received and loaded: a slow one keeps no other request waiting."""
 
-    def __init__(self) -> None:
-        """Take nothing: the limiter belongs to the server's loop."""
-        self._limiter: CapacityLimiter | None = None
+    @cached_property
+    def received(self) -> CapacityLimiter:
+        """Give the places for bodies that come. Ask for it in the server's loop."""
+        return CapacityLimiter(MOST_RECEIVED)
 
-    @property
-    def limiter(self) -> CapacityLimiter:
-        """Give the places for them."""
-        if self._limiter is None:
-            self._limiter = CapacityLimiter(MOST_RECEIVED)
-        return self._limiter
+    @cached_property
+    def loaded(self) -> CapacityLimiter:
+        """Give those for rows that somebody waits for, likewise."""
+        return CapacityLimiter(MOST_LOADED)
 
 
 async def answer(request: Request, wanted: Endpoint) -> Response:
     """Answer whoever sends rows, which are read as they come."""
     door: Door = request.app.state.door
+    began = time.monotonic()
+    response = await _answered(door, request, wanted)
+    door.counting.answered(wanted.name, response.status_code, time.monotonic() - began)
+    return response
+
+
+async def _answered(door: Door, request: Request, wanted: Endpoint) -> Response:
     try:
         with transient_errors():
             caller = await run_sync(door.caller, request)
@@ -93,18 +104,24 @@ async def _receive(request: Request, caller: Caller, said: dict[str, Any]) -> Re
     if (refused := _refused(request)) is not None:
         return refused
     sender = Sender(caller.name, request.headers.get("idempotency-key"), _coding(request))
-    limiter = request.app.state.receiving.limiter
-    if limiter.available_tokens < 1:
-        again = {"Retry-After": str(AGAIN_SECONDS), **_CLOSE}
-        return problem(503, "too many send rows at once; send them again; nothing was done", again)
+    receiving: Receiving = request.app.state.receiving
+    if receiving.received.available_tokens < 1:
+        return problem(503, "too many send rows at once; send them again; nothing was done", _AGAIN)
     try:
-        number = await run_sync(_received, site, one, sender, _Body(request), limiter=limiter)
+        number = await run_sync(_received, site, one, sender, _Body(request), limiter=receiving.received)
     except NotTaken as error:
-        return problem(_OF_WHY[error.why], f"{error}; nothing was done", _CLOSE)
+        return problem(_OF_WHY[error.why], f"{error}; nothing was done", _AGAIN if error.why in _PASSING else _CLOSE)
     original = await run_sync(posted.original_of, site, number)
     if wait:
-        await run_sync(posted.load, site, one, original or number, wait)
+        await _load(receiving, site, one, original or number, wait)
     return _answer(await run_sync(_look, site, number), original)
+
+
+async def _load(receiving: Receiving, site: Site, one: Intake, number: int, wait: int) -> None:
+    """Load rows for as long as their sender waits; what is left then is a worker's."""
+    until = time.monotonic() + wait
+    with anyio.move_on_after(wait):  # a place among those who load; what has begun ends by itself
+        await run_sync(lambda: posted.load(site, one, number, until - time.monotonic()), limiter=receiving.loaded)
 
 
 def _refused(request: Request) -> Response | None:
