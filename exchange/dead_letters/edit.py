@@ -179,6 +179,10 @@ class Checked:
     schema_version: int | None
     difference: str
 
+    def as_dict(self) -> dict[str, Any]:
+        """Give what anybody may see of it."""
+        return {"difference": self.difference.splitlines()}
+
 
 class EditRefused(TransientError):  # noqa: N818 - an answer to a person
     """A mended record that is not kept; ``pointer`` names the place at fault, empty if that is the whole record."""

@@ -20,6 +20,7 @@ from exchange.channels.stream import HIDDEN, Stream
 from exchange.database.engine import among
 from exchange.database.tables import intake
 from exchange.dead_letters.store import Brief
+from exchange.format import json_pointer
 from exchange.format.batch import ReadLimits
 from exchange.format.errors import RecordError
 from exchange.format.record import Op, RecordRun
@@ -149,11 +150,14 @@ def mended(file: PeoplesFile, typed: bytes, before: Parts | None, sensitive: Col
         raise RecordError("encoding", "", "expected text in UTF-8") from None
     ending = next((one for one in ("\r\n", "\n", "\r") if text.endswith(one)), "")
     record = as_encoded(file.written, text.removesuffix(ending))
-    if not sensitive or before is None:
+    if not sensitive:
         return record
     parts = taken_apart(file.written, record)
-    hidden = hidden_parts(file, parts, sensitive)
-    back = {name: before[name] for name in hidden if name in before and parts[name] == HIDDEN}
+    hidden = [name for name in hidden_parts(file, parts, sensitive) if parts[name] == HIDDEN]
+    if lost := [name for name in hidden if name not in (before or {})]:
+        what = f"{lost[0]}: what was hidden could not be read, so that it can't be put back: give its value"
+        raise RecordError("cell", "/data" + json_pointer.join(lost[0]), what)
+    back = {name: (before or {})[name] for name in hidden}
     return put_together(file.written, parts | back) if back else record
 
 

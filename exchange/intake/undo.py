@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from exchange.database.errors import transient_errors
 from exchange.database.locks import join, locked
-from exchange.database.tables import dead_letter, intake_part
+from exchange.database.tables import DeadLetterState, dead_letter, intake_part
 from exchange.dead_letters import retention
 from exchange.format.errors import TransientError
 from exchange.format.record import Op, RecordRun
@@ -59,7 +59,10 @@ def _delete_rows(
     target = Target.of(site, entry)
     if target.writing is not Writing.INSERT or not target.stream.key:
         return entry.rows_loaded, f"{entry.rows_loaded:,} rows that were loaded of it before stay as they are now"
-    parked = {*connection.scalars(sa.select(dead_letter.c.line).where(dead_letter.c.intake == entry.id))}
+    # What waited for its parent may have been loaded since; what a person mended is theirs.
+    healed = sa.and_(dead_letter.c.state == DeadLetterState.APPLIED, dead_letter.c.revision == 0)
+    here = (dead_letter.c.intake == entry.id, ~healed)
+    parked = {*connection.scalars(sa.select(dead_letter.c.line).where(*here))}
     name, key = target.stream.name, target.stream.key_names
     with (
         opened(entry) as file,

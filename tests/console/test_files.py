@@ -144,4 +144,18 @@ def test_a_row_of_a_file_is_seen_and_mended_on_the_page_of_its_letter_as_it_stan
         assert "a@b.c" not in page.body
         with console(side, Role.OPERATOR) as other:
             assert "a@b.c" not in other.get("/dead-letters/1").body
+        for typed, what in (
+            ('"ann ""y""";(hidden)', "what was hidden could not be read"),
+            ('"ann ""y""";a@b.c', "the row could not be read before"),
+        ):
+            where, body = f"{PREFIX}/dead-letters/2/check", json.dumps({"row": typed})
+            assert what in browser.ask("POST", where, body, {"X-CSRF-Token": CSRF}).body
+        where, body = f"{PREFIX}/dead-letters/2/edit", json.dumps({"row": typed, "reason": "one cell too many"})
+        assert json.loads(browser.ask("POST", where, body, {"X-CSRF-Token": CSRF}).body)["revision"] == 1
+        wrong = browser.ask("POST", f"{PREFIX}/dead-letters/2/check", '{"record": {}}', {"X-CSRF-Token": CSRF})
+        assert "expected its row, as its file has it" in wrong.body
+        answer = browser.ask("GET", f"{PREFIX}/dead-letters?intake={number}&text=cells", None, {})
+        assert [(one["intake"], one["line"]) for one in json.loads(answer.body)["letters"]] == [(number, 8), (1, 7)], (
+            answer.body
+        )
     site.engine.dispose()

@@ -12,6 +12,7 @@ from exchange.api import Exchange, RefusedArgument
 from exchange.api.batches import Released
 from exchange.api.dead_letters import Pace
 from exchange.database.tables import Direction
+from exchange.dead_letters.edit import Draft
 from exchange.files import keys
 from exchange.format.as_dict import as_json
 from exchange.format.key_terms import Terms
@@ -68,14 +69,35 @@ def _record(said: dict[str, Any]) -> bytes:
     return json.dumps(said, ensure_ascii=False).encode()
 
 
-def _edit(exchange: Exchange, *, letter: int, record: dict[str, Any], reason: str) -> Any:
-    draft = exchange.dead_letters.begin_edit(letter)
-    return exchange.dead_letters.save_edit(draft, _record(record), reason)
+MENDED = (
+    Field("record", "the whole record", Kind.OBJECT),
+    Field("row", "instead, of a row of a file that people dropped: the whole row as that file has it"),
+)
+"""What a person made of a letter: one of the two."""
 
 
-def _check_edit(exchange: Exchange, *, letter: int, record: dict[str, Any]) -> Any:
+def _edit(
+    exchange: Exchange, *, letter: int, reason: str, record: dict[str, Any] | None = None, row: str | None = None
+) -> Any:
     draft = exchange.dead_letters.begin_edit(letter)
-    return exchange.dead_letters.check_edit(draft, _record(record))
+    typed = _typed(draft, record, row)
+    return exchange.dead_letters.save_edit(draft, typed, reason, pointers=draft.changed(typed))
+
+
+def _check_edit(
+    exchange: Exchange, *, letter: int, record: dict[str, Any] | None = None, row: str | None = None
+) -> Any:
+    draft = exchange.dead_letters.begin_edit(letter)
+    return exchange.dead_letters.check_edit(draft, _typed(draft, record, row))
+
+
+def _typed(draft: Draft, record: dict[str, Any] | None, row: str | None) -> bytes:
+    """Give what was sent: a record, or of a file that people dropped its row. Raises RefusedArgument."""
+    of_file = draft.file is not None
+    if (row is None) is of_file or (record is None) is not of_file:
+        wanted = "row, as its file has it: it is of a file that people dropped" if of_file else "record, as an object"
+        raise RefusedArgument(f"expected its {wanted}; nothing was changed")
+    return row.encode() if row is not None else _record(record or {})
 
 
 def _select(exchange: Exchange, *, name: str, filters: dict[str, Any], reason: str | None = None) -> Any:
@@ -296,7 +318,7 @@ ACTS: tuple[Endpoint, ...] = (
         "/dead-letters/{letter}/edit",
         "Keep a mended record beside the one that came, for a retry to take.",
         _edit,
-        (LETTER, Field("record", "the whole record", Kind.OBJECT, needed=True), WHY),
+        (LETTER, *MENDED, WHY),
         "edit_dead_letter",
     ),
     Endpoint(
@@ -304,7 +326,7 @@ ACTS: tuple[Endpoint, ...] = (
         "/dead-letters/{letter}/check",
         "Check a mended record as an edit would; nothing is saved.",
         _check_edit,
-        (LETTER, Field("record", "the whole record", Kind.OBJECT, needed=True)),
+        (LETTER, *MENDED),
         "edit_dead_letter",
     ),
     Endpoint(

@@ -35,6 +35,7 @@ LETTER_FILTERS = (
     Field("until", "only parked before then"),
     Field("text", "only with this in the message"),
     Field("selection", "only of this selection"),
+    Field("intake", "only rows of the file of this number that people dropped"),
 )
 
 
