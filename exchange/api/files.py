@@ -17,9 +17,12 @@ from exchange.intake.folders import SeenFolder
 from exchange.intake.standing import DroppedFile, FileDetail
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from exchange.api import Exchange
     from exchange.channels.intake import Intake
     from exchange.intake.dropped import TakenIn
+    from exchange.intake.given import Given, Rehearsed
 
 __all__ = ["DroppedFile", "FileDetail", "FilePage", "Files", "SeenFolder"]
 
@@ -93,10 +96,52 @@ class Files:
         most = dropped.SLICE_SECONDS if seconds is None else seconds
         return dropped.work_off(self._exchange.site, stopping, seconds=most, report=report)
 
-    def cancel(self, number: int, reason: str, *, who: str | None = None) -> DroppedFile:
-        """Give a file up that is not loaded yet; what was loaded of it stays. Raises TransientError for any other."""
+    def load(
+        self,
+        path: Path,
+        intake: Intake,
+        *,
+        again: bool = False,
+        stopping: Callable[[], bool] = never,
+        who: str | None = None,
+        reason: str | None = None,
+    ) -> Given:
+        """Load a file where it lies, as a declared intake or one that you make has it; go on with it if it was left.
+
+        The same bytes are loaded once, unless ``again``. Raises FileRefused for what is no file of its rows; one with
+        too many bad rows comes back refused, with nothing of it left.
+        """
+        from exchange.database.whoami import person
+        from exchange.intake import given
+
         site = self._exchange.site
-        with self._exchange.act(site, "cancel_file", {"file": number}, who, reason) as act:
-            done = cancelling.cancel(site, number, reason)
+        arguments = {"file": str(path), "intake": intake.name, "again": again}
+        with self._exchange.act(site, "intake", arguments, who, reason) as act:
+            done = given.take_in(site, path, intake, person(), again=again, stopping=stopping)
+            counts = {"loaded": done.file.rows_loaded, "parked": done.file.rows_parked}
+            act.came_to({"file": done.file.id, "state": done.file.state, **counts})
+        return done
+
+    def rehearse(self, path: Path, intake: Intake) -> Rehearsed:
+        """Say what would become of a file: all of it is read and loaded, and rolled back. Raises FileRefused."""
+        from exchange.database.whoami import person
+        from exchange.intake import given
+
+        return given.rehearse(self._exchange.site, path, intake, person())
+
+    def intake_for(self, name: str | None = None, stream: str | None = None) -> Intake:
+        """Give the declared intake of a name, or one for a stream of yours. Raises FileRefused."""
+        from exchange.intake import given
+
+        return given.intake_for(self._exchange.site, name, stream)
+
+    def cancel(self, number: int, reason: str, *, undo: bool = False, who: str | None = None) -> DroppedFile:
+        """Give a file up that is not loaded yet; what was loaded of it stays, unless ``undo``.
+
+        Raises TransientError for any other.
+        """
+        site = self._exchange.site
+        with self._exchange.act(site, "cancel_file", {"file": number, "undo": undo}, who, reason) as act:
+            done = cancelling.cancel(site, number, reason, undo=undo)
             act.came_to({"state": done.state, "rows_loaded": done.rows_loaded})
         return done

@@ -52,6 +52,7 @@ GROUPS = {
     },
     "Files of people": {
         "files": "files.app",
+        "intake": "intake.intake",
     },
     "What did not take effect": {
         "dead-letters": "dead_letters_all.app",

@@ -124,12 +124,16 @@ def show(number: Number, as_json: Json = False) -> None:
 def cancel(
     number: Number,
     reason: Annotated[str, typer.Option("--reason", help="Why, for whoever dropped it, and for the audit.")],
+    undo: Annotated[bool, typer.Option("--undo", help="Delete again what was loaded of it.")] = False,
     who: As = None,
     as_json: Json = False,
 ) -> None:
-    """Give one up that is not loaded yet: what was loaded of it stays, nothing else of it comes."""
+    """Give one up that is not loaded yet: nothing else of it comes.
+
+    What was loaded of it stays, unless --undo takes it back.
+    """
     with open_exchange() as exchange:
-        one = exchange.files.cancel(number, reason, who=who)
+        one = exchange.files.cancel(number, reason, undo=undo, who=who)
     if as_json:
         output.emit(one.as_dict())
     else:

@@ -94,12 +94,17 @@ def write_down(site: Site, new: NewFile, parts: PartPlaces, *, again: bool = Fal
             parts = parts[:1] if new.terms.whole or new.terms.mode != "insert" else parts
             whole = [(parts[0][0], None)] if len(parts) == 1 else parts
             return ledger.record(connection, new, IntakeState.WAITING, whole), None
-        said = (
-            f"the same bytes were taken in on {in_words(original.created_at)} as file {original.id}"
-            f" ({original.file}, from {original.who}), which is {original.state}"
-        )
+        said = duplicate_of(original)
         duplicate = NewFile(**{**new.__dict__, "message": said})
         return ledger.record(connection, duplicate, IntakeState.DUPLICATE), original
+
+
+def duplicate_of(original: Entry) -> str:
+    """Say whose duplicate a file is."""
+    return (
+        f"the same bytes were taken in on {in_words(original.created_at)} as file {original.id}"
+        f" ({original.file}, from {original.who}), which is {original.state}"
+    )
 
 
 def open_given(path: Path) -> BinaryIO:
