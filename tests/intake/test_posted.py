@@ -41,6 +41,7 @@ def send(site: Site, pieces: Any = (ROWS,), **more: Any) -> folders.Claimed:
     return posted.receive(site, SENT, Sender("API key loader", **more), iter(pieces))
 
 
+@pytest.mark.same_on("postgresql")
 def test_what_was_claimed_before_its_sender_heard_of_it_is_loaded_by_a_worker_once(site: Site) -> None:
     send(site)
     while dropped.work_off(site, lambda: False):

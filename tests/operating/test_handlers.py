@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from exchange.database.engine import make_engine, now
@@ -11,7 +12,7 @@ from exchange.operating.doctor.finding import Alarm, Finding, Level
 from exchange.operating.doctor.handlers import check_handlers
 from exchange.operating.prepare import prepare
 from exchange.reference.answering import answer_requests
-from exchange.reference.models import ProfileType, Request, User
+from exchange.reference.models import AnswerLater, HandlerOutcome, ProfileType, Request, Response, User
 from exchange.settings import Settings, SettingsFaults
 from exchange.watching.health import Looker
 
@@ -28,11 +29,23 @@ def settings_at(folder: Path, **more: object) -> Settings:
     )
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("answering")
+    prepare(settings_at(made)).engine.dispose()
+    return made
+
+
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(home: Path, tmp_path: Path) -> Settings:
+    """Give a side whose database has no user and no request."""
     (tmp_path / "queries.toml").write_text('[press]\nsql = "SELECT 7 AS press"\n')
-    made = settings_at(tmp_path, handler="sql,echo", handler_queries=tmp_path / "queries.toml")
-    prepare(made).engine.dispose()
+    made = settings_at(home, handler="sql,echo", handler_queries=tmp_path / "queries.toml")
+    engine = make_engine(made.database_url)
+    with engine.begin() as connection:
+        for model in (Response, AnswerLater, HandlerOutcome, Request, User, ProfileType):
+            connection.execute(sa.delete(model))
+    engine.dispose()
     return made
 
 
@@ -103,7 +116,7 @@ def test_health_has_a_line_for_each_and_a_side_that_answers_nothing_none(setting
     assert list(check_handlers(other)) == []
 
 
-def test_no_secret_of_a_handler_is_shown(settings: Settings, tmp_path: Path) -> None:
+def test_no_secret_of_a_handler_is_shown(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("ApiKey s3cret\n")
     made = settings_at(
         tmp_path,

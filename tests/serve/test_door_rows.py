@@ -34,7 +34,7 @@ from exchange.people import api_keys
 from exchange.settings import Settings
 from exchange.testing.sides import create_tables
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.thorough]
 
 APPLICATION = """
 import sqlalchemy as sa
@@ -206,7 +206,7 @@ def test_rows_beyond_the_limit_of_bad_ones_are_refused_whole(door: Door) -> None
     "coding, packed",
     [
         ("gzip", gzip.compress(lines(1, 9))),
-        pytest.param("gzip", gzip.compress(lines(1, 4)) + gzip.compress(lines(5, 5)), marks=pytest.mark.thorough),
+        ("gzip", gzip.compress(lines(1, 4)) + gzip.compress(lines(5, 5))),
         ("zstd", zstandard.compress(lines(1, 9))),
     ],
 )
@@ -297,7 +297,6 @@ def test_a_program_that_is_killed_in_the_middle_leaves_nothing(door: Door) -> No
     assert door.send(line(1))[0] == 200
 
 
-@pytest.mark.thorough
 def test_a_server_that_is_killed_in_the_middle_leaves_nothing_half(folder: Path, door: Door) -> None:
     with served(folder) as (process, port), socket.create_connection(("127.0.0.1", port)) as end:
         head = f"POST /api/v1/streams/reading HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {door.key}\r\n"
@@ -322,7 +321,6 @@ def test_the_document_has_both_with_their_bodies(door: Door) -> None:
     assert "get" in paths["/api/v1/intakes/{intake}"]
 
 
-@pytest.mark.thorough
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the page asks by curl")
 def test_the_commands_of_the_page_make_a_key_and_send_rows(folder: Path, door: Door, tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "deploy/ROWS.md").read_text()
