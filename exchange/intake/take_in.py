@@ -58,7 +58,7 @@ def terms_of(site: Site, intake: Intake, stream: str, written: FileFormat, found
     """
     target = Target(site, stream, columns_of(written), intake.key, intake.mode)
     missing = target.stream.lacking
-    if missing and intake.mode != "upsert":  # which may change rows that are there
+    if missing and written.columns and intake.mode != "upsert":  # which may change rows that are there
         raise FileRefused(
             f"it has no column for {', '.join(missing)}, without which no row can be; add it, or say by defaults= what"
             " it is"

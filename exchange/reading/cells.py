@@ -105,6 +105,8 @@ def cells_of(codec: ColumnCodec, written: FileFormat) -> Cells:
 
 
 def _refusal(codec: ColumnCodec, value: object, why: str = "") -> RecordError:
+    if isinstance(value, bytes):  # a document, as its codec read it
+        value = value.decode("utf-8", "backslashreplace")
     what = "a value that is not shown" if codec.sensitive else "NULL" if value is None else described(value)
     because = f" ({why})" if why and (not codec.sensitive or value is None) else ""
     sentence = f"{printable(codec.name)}: expected {printable(codec.type_codec.expected, 400)}, found {what}{because}"

@@ -49,7 +49,7 @@ def read_object(record: bytes) -> Any:
     if may_be_deep(line):
         return strict_json.loads(line)
     try:
-        return read_document(line)
+        return read_document(line, MAX_BODY_DEPTH + 1)
     except (ValueError, RecordError):
         return strict_json.loads(line)
 

@@ -25,14 +25,16 @@ _MAYBE_NOT_STRICT = re.compile(rb"\\u0000|[0-9]{19}")
 _with_escapes = stdlib_json.JSONEncoder().encode
 
 
-def read_document(text: bytes) -> Json:
-    """Read JSON as a database keeps it, strictly: RecordError or ValueError if it is not strict.
+def read_document(text: bytes, depth: int = MAX_BODY_DEPTH) -> Json:
+    """Read JSON as a database keeps it, strictly and no deeper: RecordError or ValueError if it is not strict.
 
     Most texts were written by a machine. One that comes out the same when what was read is written again names
     no member twice and has no number that changed on the way; blanks say nothing about that, nor do the escapes
     of SQLAlchemy's writer.
     """
     value = orjson.loads(text)
+    if _may_be_deep(text):
+        _written(value, depth)
     try:
         again = orjson.dumps(value)
     except orjson.JSONEncodeError:
