@@ -10,7 +10,7 @@ import errno
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class Verdict(StrEnum):
@@ -149,6 +149,11 @@ class RecordError(Exception):
     def __str__(self) -> str:
         """Give the sentence."""
         return self.sentence
+
+    def kept(self) -> Self:
+        """Give it without where it was raised: whoever keeps it would keep all rows that were at hand there."""
+        self.__traceback__ = self.__context__ = self.__cause__ = None
+        return self
 
 
 def rule_of(error: str, pointer: str | None, cause: str | None) -> str:

@@ -36,7 +36,7 @@ def read(
         records, numbers = block.records, block.numbers
         if not direct:
             records = [_as_in_file(record, written.encoding) for record in records]
-        bad = [BadRow(numbers[at], records[at], made.bad[at]) for at in sorted(made.bad)]
+        bad = [BadRow(numbers[at], records[at], made.bad[at].kept()) for at in sorted(made.bad)]
         if len(made.places) != len(records):
             numbers, records = [numbers[at] for at in made.places], [records[at] for at in made.places]
         yield Piece(numbers, records, made.bodies, bad, block.end)

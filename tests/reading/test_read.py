@@ -134,6 +134,14 @@ def _zipped(content: bytes) -> bytes:
     return packed.getvalue()
 
 
+def test_what_is_known_of_a_bad_row_keeps_no_other_row_in_memory() -> None:
+    found = read_all(b'id,name\nx,a\n1,b,c\n2,"d\n9e9,e\n')
+    assert len(found.bad) == 4
+    for one in found.bad:
+        error = one.error
+        assert (error.__traceback__, error.__context__, error.__cause__) == (None, None, None), error.sentence
+
+
 def test_two_thousand_columns_are_read() -> None:
     columns = [f"c{n}" for n in range(2000)]
     content = ",".join(["id", "name", *columns]) + "\n" + ",".join(["1", "a", *columns]) + "\n"

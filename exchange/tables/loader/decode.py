@@ -65,7 +65,7 @@ class Decoder:
             long = {place for place, line in enumerate(lines) if type(line) is LongLine}
             for place in long:
                 error = too_long(lines[place], self._site.limits.read.max_record_bytes)
-                yield BadLine(numbers[place], lines[place], error)
+                yield BadLine(numbers[place], lines[place], error.kept())
             lines, numbers = _without(long, lines), _without(long, numbers)
         yield from self._decode(lines, numbers)
 
@@ -117,7 +117,7 @@ class Decoder:
                 run.bodies[place] = checked(self._site, self._schemas, record).body
             except RecordError as error:
                 refused.add(place)
-                yield BadLine(numbers[place], lines[place], error)
+                yield BadLine(numbers[place], lines[place], error.kept())
         if refused:
             lines, numbers = _without(refused, lines), _without(refused, numbers)
             run = run._replace(versions=_without(refused, run.versions), bodies=_without(refused, run.bodies))
@@ -135,7 +135,7 @@ class Decoder:
         try:
             record = records.decode(line)
         except RecordError as error:
-            yield BadLine(number, line, error)
+            yield BadLine(number, line, error.kept())
             return
         self._counts[record.stream, record.op] += 1
         run = RecordRun(record.stream, record.op, [record.version], [record.body])
@@ -157,7 +157,7 @@ def decode_own(
             checker.check_data(bodies[place])
         except RecordError as error:
             refused.add(place)
-            yield BadLine(numbers[place], lines[place], error)
+            yield BadLine(numbers[place], lines[place], error.kept())
     if refused:
         lines, numbers = _without(refused, lines), _without(refused, numbers)
         bodies = bodies.without(refused) if isinstance(bodies, ByColumns) else _without(refused, bodies)
@@ -180,7 +180,7 @@ def _make_rows(
         yield Decoded(run.stream, loader.rows(numbers, lines, run))
     except RecordError as error:
         if len(lines) == 1:
-            yield BadLine(numbers[0], lines[0], error)
+            yield BadLine(numbers[0], lines[0], error.kept())
             return
         for part in _parts(len(lines)):
             some = RecordRun(run.stream, run.op, run.versions[part], run.bodies[part])
