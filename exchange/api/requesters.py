@@ -129,12 +129,23 @@ class Requesters:
         return made, secret
 
     def rotate_api_key(
-        self, name: str, overlap: timedelta = OVERLAP, *, who: str | None = None, reason: str | None = None
+        self,
+        name: str,
+        overlap: timedelta = OVERLAP,
+        lasts: timedelta | None = None,
+        *,
+        who: str | None = None,
+        reason: str | None = None,
     ) -> tuple[ApiKey, str]:
-        """Have another secret be shown by a key; that before is good for the overlap. Raises RefusedArgument, Busy."""
-        hours = overlap / timedelta(hours=1)
-        with self._act("rotate_api_key", {"name": name, "overlap_hours": hours}, who, reason) as act:
-            made, secret = api_keys.rotate_api_key(self._exchange.engine, name, overlap)
+        """Have another secret be shown by a key; that before is good for the overlap.
+
+        With ``lasts`` the key is good for so long from now on. Raises RefusedArgument, Busy, TransientError.
+        """
+        asked = {"name": name, "overlap_hours": overlap / timedelta(hours=1)}
+        if lasts is not None:
+            asked["days"] = lasts / timedelta(days=1)
+        with self._act("rotate_api_key", asked, who, reason) as act:
+            made, secret = api_keys.rotate_api_key(self._exchange.engine, name, overlap, lasts)
             act.came_to(made.as_dict())
         return made, secret
 

@@ -88,6 +88,10 @@ def rotate(
     overlap: Annotated[
         str, typer.Option("--overlap", metavar="TIME", help="How long the one before is good, too: 7d, 1h, 0s.")
     ] = "7d",
+    expires: Annotated[
+        str | None,
+        typer.Option("--expires", metavar="TIME", help="How long the key is good from now on.", show_default=False),
+    ] = None,
     reason: Reason = None,
     who: As = None,
     as_json: Json = False,
@@ -95,9 +99,9 @@ def rotate(
     """Make another secret of a key and show it, this once; that before is good for a while, too."""
     from exchange.format.moments import in_table
 
-    kept = length("--overlap", overlap)
+    kept, lasts = length("--overlap", overlap), None if expires is None else length("--expires", expires)
     with open_exchange() as exchange:
-        made, secret = exchange.requesters.rotate_api_key(name, kept, who=who, reason=reason)
+        made, secret = exchange.requesters.rotate_api_key(name, kept, lasts, who=who, reason=reason)
     old = f"; the one before until {in_table(made.old_until)}" if made.old_until else ""
     _show(made, secret, as_json, old)
 

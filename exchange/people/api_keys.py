@@ -94,13 +94,16 @@ def add_api_key(
         return _found(connection, name), secret
 
 
-def rotate_api_key(engine: Engine, name: str, overlap: timedelta) -> tuple[ApiKey, str]:
+def rotate_api_key(engine: Engine, name: str, overlap: timedelta, lasts: timedelta | None = None) -> tuple[ApiKey, str]:
     """Have another secret be shown by a key; that before is good for the overlap, one before that no more.
 
-    Raises ValueError, Busy, and TransientError if there is no such key that is good. Commits a transaction of its own.
+    With ``lasts`` the key itself is good for so long from now on, else until its end as before. Raises ValueError,
+    Busy, and TransientError if there is no such key that is good. Commits a transaction of its own.
     """
     if not timedelta(0) <= overlap <= LONGEST:
         raise ValueError(f"overlap: expected at most {LONGEST.days} days, found {overlap}")
+    if lasts is not None and not timedelta(0) < lasts <= LONGEST:
+        raise ValueError(f"expires: expected at most {LONGEST.days} days, found {lasts}")
     secret, moment = PREFIX + new_secret(), now()
     with transient_errors(), writing(engine) as connection:
         values = {
@@ -108,6 +111,7 @@ def rotate_api_key(engine: Engine, name: str, overlap: timedelta) -> tuple[ApiKe
             "old_until": moment + overlap,
             "digest": digest_of(secret),
             "rotated_at": moment,
+            **({} if lasts is None else {"expires_at": moment + lasts}),
         }
         good = (api_key.c.name == name, api_key.c.revoked_at.is_(None), api_key.c.expires_at > moment)
         changed = connection.execute(sa.update(api_key).where(*good).values(values))

@@ -12,24 +12,25 @@ import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import orjson
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, joinedload
 
 from exchange.channels.schemas import Checker
 from exchange.database import clock
 from exchange.database.engine import now
 from exchange.database.errors import transient_errors
-from exchange.database.locks import reading, wait_for, writing
+from exchange.database.locks import wait_for, writing
 from exchange.database.tables import asked, idempotency
 from exchange.format.errors import TransientError, printable
 from exchange.format.moments import to_rfc3339
 from exchange.reference.models import Request, User
 from exchange.reference.submit import DayIsFull, SubmitRefused, check_request, submit_as
+from exchange.requesters.directory import DirectoryUser
 
 __all__ = [
     "DayIsFull",
@@ -100,7 +101,7 @@ def check_key(key: str) -> str:
 
 
 def ask(
-    engine: Engine, checker: Checker, limits: Limits, user_id: int, wish: Wish, key: str | None
+    engine: Engine, checker: Checker, limits: Limits, user: DirectoryUser, wish: Wish, key: str | None
 ) -> tuple[dict[str, Any], bool]:
     """Make a request and give what its user is told, or was told before under this key; and whether it is new.
 
@@ -108,18 +109,18 @@ def ask(
     schema refuses, Busy, TransientError.
     """
     check_request(wish.kind, wish.query, dict(wish.parameters))
+    profile = user.profile_type_id
     for _ in range(_MOVES):
-        with transient_errors(), reading(engine) as connection:
-            profile = _profile_of(connection, user_id)
         with transient_errors(), writing(engine) as connection:
             wait_for(connection, f"requests of profile {profile}")
             with Session(connection) as session:
-                asker = session.get(User, user_id, with_for_update={"key_share": True})
+                asker = session.get(User, user.id, options=[_WITH_PROFILE], with_for_update=_HELD)
                 if asker is None:
                     raise SubmitRefused("the user is in the directory no more")
                 if asker.profile_type_id != profile:
+                    profile = asker.profile_type_id
                     continue
-                known = _known(connection, user_id, wish, key)
+                known = _known(connection, user.id, wish, key)
                 if known is not None:
                     return known, False
                 return _made(connection, session, checker, limits, asker, wish, key), True
@@ -135,18 +136,11 @@ def _made(
     wish: Wish,
     key: str | None,
 ) -> dict[str, Any]:
-    moment = now()
-    since = moment - timedelta(seconds=limits.seconds)
-    _refuse_many(connection, asked.c.user_id == asker.id, limits.of_user, limits, since, "you")
-    profile = printable(asker.profile_type.name, 80)
-    of_profile = asked.c.profile_type_id == asker.profile_type_id
-    _refuse_many(connection, of_profile, limits.of_profile, limits, since, f"the profile {profile}")
+    _refuse_many(connection, limits, asker)
     made = submit_as(session, asker, wish.kind, wish.query, dict(wish.parameters), priority=wish.priority)
     checker.check_data(_as_record(made))
-    connection.execute(sa.delete(asked).where(of_profile, _is_over(since)))
-    connection.execute(
-        sa.insert(asked).values(user_id=asker.id, profile_type_id=asker.profile_type_id, at=made.created_at)
-    )
+    row = {"user_id": asker.id, "profile_type_id": asker.profile_type_id, "at": made.created_at}
+    connection.execute(sa.insert(asked), row)
     answer = _told(made)
     if key is not None:
         values = {"user_id": asker.id, "key": key, "body": wish.digest, "answer": json.dumps(answer)}
@@ -154,22 +148,43 @@ def _made(
     return answer
 
 
-def _refuse_many(
-    connection: Connection, whose: sa.ColumnElement[bool], most: int, limits: Limits, since: datetime, who: str
-) -> None:
+def _refuse_many(connection: Connection, limits: Limits, asker: User) -> None:
     """Raise OverLimit if so many are within the window already: the oldest of them has to leave it first."""
-    if most == 0:
-        raise OverLimit(who, most, limits.seconds, math.ceil(limits.seconds))
-    window = sa.select(asked.c.at).where(whose, sa.not_(_is_over(since)))
-    oldest = connection.scalar(window.order_by(asked.c.at.desc()).offset(most - 1).limit(1))
-    if oldest is not None:
-        wait = (oldest - since).total_seconds()
-        raise OverLimit(who, most, limits.seconds, min(max(math.ceil(wait), 1), math.ceil(limits.seconds)))
+    moment, profile = now(), asker.profile_type_id
+    since, ahead = moment - timedelta(seconds=limits.seconds), moment + clock.SKEW
+    bounds = {"since": since, "ahead": ahead, "old": since - timedelta(seconds=limits.seconds)}
+    places = {"user_place": max(limits.of_user - 1, 0), "profile_place": max(limits.of_profile - 1, 0)}
+    row = connection.execute(_WINDOWS, {**bounds, **places, "user": asker.id, "profile": profile}).one()
+    if row.old is not None:  # now and then, for all that left the window since
+        connection.execute(
+            sa.delete(asked).where(asked.c.profile_type_id == profile, sa.or_(asked.c.at <= since, asked.c.at > ahead))
+        )
+    named = f"the profile {printable(asker.profile_type.name, 80)}"
+    for who, most, oldest in (("you", limits.of_user, row.user), (named, limits.of_profile, row.profile)):
+        if most == 0 or oldest is not None:
+            wait = limits.seconds if oldest is None else (oldest - since).total_seconds()
+            raise OverLimit(who, most, limits.seconds, min(max(math.ceil(wait), 1), math.ceil(limits.seconds)))
 
 
-def _is_over(since: datetime) -> sa.ColumnElement[bool]:
-    """Say that something was asked before the window; what a clock that was ahead wrote counts for nothing."""
-    return sa.or_(asked.c.at <= since, asked.c.at > now() + clock.SKEW)
+def _oldest(column: sa.Column[Any], what: str) -> sa.ScalarSelect[Any]:
+    """Read when the oldest of so many newest within the window was asked; what a clock that was ahead wrote is none."""
+    within = asked.c.at > sa.bindparam("since", type_=asked.c.at.type), asked.c.at <= sa.bindparam("ahead")
+    newest = sa.select(asked.c.at).where(column == sa.bindparam(what), *within).order_by(asked.c.at.desc())
+    return newest.offset(sa.bindparam(f"{what}_place")).limit(1).scalar_subquery()
+
+
+_OLD = asked.c.at <= sa.bindparam("old", type_=asked.c.at.type)
+_WINDOWS = sa.select(
+    _oldest(asked.c.user_id, "user").label("user"),
+    _oldest(asked.c.profile_type_id, "profile").label("profile"),
+    sa.select(asked.c.id)
+    .where(asked.c.profile_type_id == sa.bindparam("profile"), _OLD)
+    .limit(1)
+    .scalar_subquery()
+    .label("old"),
+)
+_WITH_PROFILE = joinedload(User.profile_type, innerjoin=True)
+_HELD = {"key_share": True, "of": User}
 
 
 def _known(connection: Connection, user_id: int, wish: Wish, key: str | None) -> dict[str, Any] | None:
@@ -187,10 +202,6 @@ def _known(connection: Connection, user_id: int, wish: Wish, key: str | None) ->
         raise KeyTaken("the Idempotency-Key stands for another request of yours; nothing was submitted")
     answer: dict[str, Any] = json.loads(row.answer)
     return answer
-
-
-def _profile_of(connection: Connection, user_id: int) -> int | None:
-    return connection.scalar(sa.select(User.profile_type_id).where(User.id == user_id))
 
 
 def _as_record(made: Request) -> dict[str, Any]:
@@ -224,7 +235,8 @@ def sweep_asked(connection: Connection, longest_seconds: float) -> int:
     Writes in the caller's transaction.
     """
     since = now() - timedelta(seconds=longest_seconds)
-    gone = connection.execute(sa.delete(asked).where(_is_over(since)).returning(asked.c.id)).all()
+    over = sa.or_(asked.c.at <= since, asked.c.at > now() + clock.SKEW)
+    gone = connection.execute(sa.delete(asked).where(over).returning(asked.c.id)).all()
     old = sa.or_(idempotency.c.at < now() - KEY_KEPT, idempotency.c.at > now() + clock.SKEW)
     return len(gone) + len(connection.execute(sa.delete(idempotency).where(old).returning(idempotency.c.key)).all())
 

@@ -14,6 +14,7 @@ from exchange.people import api_keys
 from exchange.people.api_keys import READ, STREAMS, WRITE
 from exchange.people.roles import Forbidden
 from exchange.requesters import access_tokens, directory, sessions
+from exchange.requesters.directory import DirectoryUser
 
 LONGEST_SHOWN = 4096
 
@@ -27,13 +28,13 @@ class Means(StrEnum):
 
 @dataclass(frozen=True)
 class Caller:
-    """Whoever asks. ``user_id`` is of the directory; a key that only writes streams is nobody's there."""
+    """Whoever asks. ``user`` is of the directory; a key that only writes streams is nobody's there."""
 
     name: str
     scopes: frozenset[str]
     means: Means
     address: str
-    user_id: int | None = None
+    user: DirectoryUser | None = None
     session: str | None = None
 
     def refuse(self, scope: str) -> None:
@@ -67,10 +68,10 @@ def caller_of(
     if claims is None:
         return None
     with transient_errors(), reading(engine) as connection:
-        user = directory.by_id(connection, claims.user_id)
-        if user is None or not sessions.goes_on(connection, claims.session, claims.user_id):
-            return None
-    return Caller(user.name, _OF_A_USER, Means.TOKEN, address, user.id, claims.session)
+        user = sessions.user_of(connection, claims.session, claims.user_id)
+    if user is None:
+        return None
+    return Caller(user.name, _OF_A_USER, Means.TOKEN, address, user, claims.session)
 
 
 def _by_key(engine: Engine, shown: str, address: str, *, directory_is_here: bool) -> Caller | None:
@@ -78,7 +79,9 @@ def _by_key(engine: Engine, shown: str, address: str, *, directory_is_here: bool
         found = api_keys.find_shown(connection, shown)
         if found is None:
             return None
-        if found.user_id is not None and (not directory_is_here or directory.by_id(connection, found.user_id) is None):
+        is_somebodys = found.user_id is not None
+        user = directory.by_id(connection, found.user_id) if found.user_id and directory_is_here else None
+        if is_somebodys and user is None:
             return None
     api_keys.note_use(engine, found, address)
-    return Caller(f"API key {found.name}", frozenset(found.scopes), Means.KEY, address, found.user_id)
+    return Caller(f"API key {found.name}", frozenset(found.scopes), Means.KEY, address, user)

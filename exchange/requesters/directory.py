@@ -21,12 +21,12 @@ class DirectoryUser:
     profile_type_id: int
 
 
-_COLUMNS = (User.id, User.name, User.active, User.profile_type_id)
+COLUMNS = (User.id, User.name, User.active, User.profile_type_id)
 
 
 def by_id(connection: Connection, user_id: int) -> DirectoryUser | None:
     """Find a user by the id, if the row is there and active. Reads in the caller's transaction."""
-    row = connection.execute(sa.select(*_COLUMNS).where(User.id == user_id, User.active)).one_or_none()
+    row = connection.execute(sa.select(*COLUMNS).where(User.id == user_id, User.active)).one_or_none()
     return None if row is None else DirectoryUser(*row)
 
 
@@ -35,7 +35,7 @@ def by_name(connection: Connection, typed: str) -> DirectoryUser | None:
     if "\0" in typed:
         return None
     named = sa.or_(User.name == typed, User.email == typed)
-    rows = connection.execute(sa.select(*_COLUMNS).where(named).order_by(User.id).limit(2)).all()
+    rows = connection.execute(sa.select(*COLUMNS).where(named).order_by(User.id).limit(2)).all()
     return DirectoryUser(*rows[0]) if len(rows) == 1 else None
 
 

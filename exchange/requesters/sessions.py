@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
@@ -20,6 +21,7 @@ from exchange.database.tables import requester_session as table
 from exchange.format.as_dict import AsDict
 from exchange.people.sessions import digest_of, new_secret
 from exchange.reference.models import User
+from exchange.requesters.directory import COLUMNS, DirectoryUser
 
 LASTS = timedelta(days=30)
 """So long after it was last renewed a session ends."""
@@ -107,10 +109,12 @@ def renew(engine: Engine, shown: str) -> Renewed:
     return Renewed(row.id, row.user_id, f"{family}.{fresh}", moment + LASTS)
 
 
-def goes_on(connection: Connection, number: str, user_id: int) -> bool:
-    """Tell whether a session of a user goes on. Reads in the caller's transaction."""
-    mine = (table.c.id == number, table.c.user_id == user_id, _goes_on(now()))
-    return connection.scalar(sa.select(sa.literal(1)).where(*mine)) is not None
+def user_of(connection: Connection, number: str, user_id: int) -> DirectoryUser | None:
+    """Give the user of a session that goes on, if there and active. Reads in the caller's transaction."""
+    moment = now()
+    bounds = {"moment": moment, "ahead": moment + clock.SKEW, "begun": moment - LONGEST}
+    row = connection.execute(_USER, {"number": number, "user": user_id, **bounds}).one_or_none()
+    return None if row is None else DirectoryUser(*row)
 
 
 def end(connection: Connection, number: str) -> bool:
@@ -143,10 +147,26 @@ def sweep(connection: Connection) -> int:
 
 
 def _goes_on(moment: datetime) -> sa.ColumnElement[bool]:
+    return _between(*(sa.literal(one, _MOMENT) for one in (moment, moment + clock.SKEW, moment - LONGEST)))
+
+
+def _between(
+    moment: sa.ColumnElement[Any], ahead: sa.ColumnElement[Any], begun: sa.ColumnElement[Any]
+) -> sa.ColumnElement[bool]:
     """Say that a session is not over; one of a clock that was ahead is."""
     return sa.and_(
         table.c.ended_at.is_(None),
         table.c.expires_at > moment,
-        table.c.renewed_at < moment + clock.SKEW,
-        table.c.begun_at.between(moment - LONGEST, moment + clock.SKEW),
+        table.c.renewed_at < ahead,
+        table.c.begun_at.between(begun, ahead),
     )
+
+
+_MOMENT = table.c.expires_at.type
+_USER = (
+    sa.select(*COLUMNS)
+    .join(table, table.c.user_id == User.id)
+    .where(table.c.id == sa.bindparam("number"), User.id == sa.bindparam("user"), User.active)
+    .where(_between(*(sa.bindparam(name, type_=_MOMENT) for name in ("moment", "ahead", "begun"))))
+)
+"""Made once: it is asked with every request."""

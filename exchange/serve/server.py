@@ -83,12 +83,16 @@ class _Bounded(H11Protocol):
 def _listen(host: str, port: int, family: socket.AddressFamily) -> socket.socket:
     """Listen there. Raises OSError, which says what to do about a port that is taken."""
     try:
-        return socket.create_server((host, port), family=family, backlog=MOST_AT_ONCE)
+        made = socket.create_server((host, port), family=family, backlog=MOST_AT_ONCE)
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
         said = "another process listens there; end it, or name another port (`--port`, EXCHANGE_SERVE_PORT)"
         raise OSError(error.errno, said, f"{host}:{port}") from None
+    # asyncio does so for sockets that it made. Headers and body go in two parts, and a client that is kept alive says
+    # only after 40 ms that it has the first one.
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return made
 
 
 def run_server(settings: Settings) -> None:

@@ -23,7 +23,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from exchange.testing.servers import postgres
-from tests.benchmarks import agreeing, dropping, dropping_data, loading, looking, nudging, report, sending, spoiling
+from tests.benchmarks import (
+    agreeing,
+    door,
+    dropping,
+    dropping_data,
+    loading,
+    looking,
+    nudging,
+    report,
+    sending,
+    spoiling,
+)
 from tests.benchmarks.bars import Outcome, not_measured
 from tests.benchmarks.data import Sizes
 from tests.benchmarks.environments import FOLDER, Environments
@@ -53,6 +64,7 @@ CONTESTS: dict[str, Callable[[Workshop], Outcome]] = {
     "extract": dropping.extract,
     "nudge": nudging.nudge,
     "pages": looking.pages,
+    "door": door.door,
 }
 
 ON_ONE_CORE = ("import-new", "import-changed", "import-sqlite", "import-bad", "export", "export-sqlite", "nudge")

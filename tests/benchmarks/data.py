@@ -50,6 +50,11 @@ class Sizes:
         return 2 * self.records
 
     @property
+    def door_seconds(self) -> float:
+        """How long users ask: a minute."""
+        return max(8.0, min(60.0, self.records / 8_000))
+
+    @property
     def few_of(self) -> tuple[int, int]:
         """Sizes of a small and a large table of which a few rows change: 20,000 and 2,000,000."""
         return self.records // 25, 4 * self.records

@@ -41,6 +41,7 @@ PAGES = {
         "deploy/EMBED.md",
         "deploy/ALARMS.md",
         "deploy/CONSOLE.md",
+        "deploy/REQUESTS.md",
         "deploy/README.md",
         "deploy/RUNBOOK.md",
         "deploy/GROWTH.md",

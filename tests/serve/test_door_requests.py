@@ -133,8 +133,9 @@ def test_limits_slide_and_are_exact_over_processes(
         assert 0 < int(answer.headers["retry-after"]) <= 60
         assert [bobs[n % 2].ask("POST", "/requests", {"query": "x"})[0].status for n in range(3)] == [201, 201, 429]
         assert "the profile many: 7 requests" in bobs[0].ask("POST", "/requests", {"query": "x"})[1]["detail"]
-        turn(61)
-        assert ask(1) == 201
+        for seconds in (61, 130):
+            turn(seconds)
+            assert ask(1) == 201
         assert count(engine, tables.asked) == 1
         turn(86_400 * 2)
         with Exchange(side) as exchange:

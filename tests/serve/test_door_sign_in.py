@@ -20,6 +20,7 @@ from openapi_spec_validator import validate
 from exchange.api import Exchange, RefusedArgument
 from exchange.database import audit_log, clock, make_engine, tables
 from exchange.files.token_keys import TokenKeys
+from exchange.operating.doctor.requesters import check_api_keys, check_token_keys
 from exchange.people import api_keys, passwords
 from exchange.people.sweep import sweep
 from exchange.requesters import access_tokens, sessions
@@ -205,7 +206,9 @@ def test_tokens_end_and_those_of_a_key_that_was_rotated_out_with_it(
         assert not is_known(stranger.showing(found["access_token"]))
         turn(sessions.LASTS * 2)
         assert stranger.ask("POST", "/refresh", {"refresh_token": found["refresh_token"]})[0].status == 401
+        assert [found.level for found in check_token_keys(side)] == ["ok"]
         file.chmod(0o644)
+        assert [found.alarm for found in check_token_keys(side)] == ["key"]
         answer, found = stranger.ask("POST", "/sign-in", {"name": "ada", "password": GOOD})
         assert (answer.status, answer.headers["retry-after"], str(file) in answer.body) == (503, "5", False)
 
@@ -224,7 +227,10 @@ def test_keys_of_programs_have_scopes_an_end_and_an_overlap_when_they_are_rotate
         turn(timedelta(hours=2))
         assert not is_known(stranger.showing(first))
         assert is_known(stranger.showing(second))
-        _, third = exchange.requesters.rotate_api_key("robot", timedelta(0))
+        later, third = exchange.requesters.rotate_api_key("robot", timedelta(0), timedelta(days=10))
+        assert later.expires_at < made.expires_at
+        (found,) = check_api_keys(side, exchange.site)
+        assert (found.level, found.command) == ("warning", "exchange api-keys rotate robot --expires 90d")
         assert not is_known(stranger.showing(second))
         exchange.requesters.revoke_api_key("robot", reason="gone")
         assert not is_known(stranger.showing(third))

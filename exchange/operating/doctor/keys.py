@@ -10,6 +10,7 @@ from exchange.database import engine
 from exchange.files import keys
 from exchange.format.signing import TrustedKeys
 from exchange.operating.doctor.finding import Alarm, Finding, Findings, Level, fault, ok, warning
+from exchange.operating.doctor.requesters import check_token_keys
 from exchange.settings import Settings
 
 SOON_OVER = timedelta(days=14)
@@ -32,6 +33,7 @@ def check_keys(settings: Settings) -> Findings:
             alarm=Alarm.KEY,
         )
         return
+    yield from check_token_keys(settings)
     need = Level.FAULT if settings.require_signature else Level.WARNING
     if signing is None:
         said = "there is no signing key, so nothing is exported"

@@ -32,6 +32,7 @@ from exchange.operating.doctor.finding import (
 )
 from exchange.operating.doctor.intake import check_intake, check_misplaced
 from exchange.operating.doctor.presence import check_presence
+from exchange.operating.doctor.requesters import check_api_keys
 from exchange.operating.doctor.work import check_letters, check_link, check_paused
 from exchange.settings import Settings
 from exchange.site import Site
@@ -182,6 +183,7 @@ WORK: Checks = (
     ("letters", check_letters),
     ("files", check_misplaced),
     ("files", check_intake),
+    ("requests", check_api_keys),
     ("batches", check_batches),
     ("runs", check_runs),
     ("agreement", check_agreement),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 from anyio import CapacityLimiter
 from sqlalchemy import Engine
@@ -12,9 +13,12 @@ from starlette.requests import Request
 
 from exchange.api import Exchange
 from exchange.channels.schemas import Checker
+from exchange.database.dialects import dialect_of
+from exchange.database.engine import SQLITE_WAIT_SECONDS
 from exchange.database.errors import transient_errors
 from exchange.database.locks import reading
 from exchange.files.token_keys import TokenKeys
+from exchange.format.errors import TransientError
 from exchange.people import passwords
 from exchange.requesters import looking
 from exchange.requesters.callers import Caller, caller_of
@@ -23,7 +27,7 @@ from exchange.serve.door.waiting import Waiting
 from exchange.serve.identity import Connection, Recogniser
 from exchange.settings import Settings
 
-MOST_SIGNING_IN = 60
+MOST_SIGNING_IN = 200
 """So many wait for their password to be looked at, a few at a time; those beyond come again."""
 
 
@@ -39,6 +43,7 @@ class Door:
         self.signing_in = 0
         """How many sign in now; of the thread of the server's loop."""
         self._lock = threading.Lock()
+        self._writing = threading.Lock()
         self._checkers: dict[str, Checker] = {}
         self._turns: CapacityLimiter | None = None
 
@@ -58,6 +63,23 @@ class Door:
         if self._turns is None:
             self._turns = CapacityLimiter(passwords.AT_ONCE)
         return self._turns
+
+    @contextmanager
+    def writing(self) -> Iterator[Engine]:
+        """Give the database to write a little: on SQLite to one thread after the other, which need not look for a gap.
+
+        Raises SettingsFaults, TransientError.
+        """
+        engine = self.engine
+        if dialect_of(engine).many_writers:
+            yield engine
+        elif self._writing.acquire(timeout=SQLITE_WAIT_SECONDS):
+            try:
+                yield engine
+            finally:
+                self._writing.release()
+        else:
+            raise TransientError("other requests are being written; ask again in a moment")
 
     def checker(self, stream: str) -> Checker:
         """Give what checks a declared stream's records. Raises SettingsFaults, TransientError."""

@@ -24,7 +24,7 @@ from exchange.format.errors import RecordError, TransientError
 from exchange.people.roles import Forbidden, Person
 from exchange.requesters.asking import DayIsFull, KeyTaken, OverLimit, SubmitRefused
 from exchange.requesters.callers import Caller
-from exchange.requesters.directory import NoSuchUser
+from exchange.requesters.directory import DirectoryUser, NoSuchUser
 from exchange.requesters.sign_in import NotRenewed, NotSignedIn, TooOften
 from exchange.serve.console.visit import in_the_name_of
 from exchange.serve.door.door import MOST_SIGNING_IN, Door
@@ -77,11 +77,11 @@ class Asked:
         return self.caller
 
     @property
-    def user_id(self) -> int:
+    def user(self) -> DirectoryUser:
         """Say for which user of the directory it is asked. Raises Forbidden."""
-        if self.known.user_id is None:
+        if self.known.user is None:
             raise Forbidden(f"{self.known.name} is no user's of the directory; nothing was done")
-        return self.known.user_id
+        return self.known.user
 
     def revealed(self, user: str) -> int:
         """Let a person see what another user asks, which the audit has. Raises Forbidden, TransientError."""

@@ -35,7 +35,8 @@ def _ask(
     settings = door.settings
     limits = Limits(settings.requests_window_seconds, settings.requests_per_user, settings.requests_per_profile)
     wish = Wish(kind, query, parameters or {}, more.get("priority"))
-    answer, is_new = asking.ask(door.engine, door.checker(_STREAM), limits, asked.user_id, wish, key)
+    with door.writing() as engine:
+        answer, is_new = asking.ask(engine, door.checker(_STREAM), limits, asked.user, wish, key)
     headers = {"Location": f"/api/v1/requests/{answer['id']}"}
     return Reply(answer, 201, headers if is_new else headers | {"Idempotent-Replayed": "true"})
 
@@ -67,7 +68,7 @@ def _whose(asked: Asked, user: str | None) -> int:
         return asked.revealed(user)
     if user is not None:
         raise Forbidden("what others ask is for administrators who may see what is sensitive; leave `user` out")
-    return asked.user_id
+    return asked.user.id
 
 
 REQUESTS: tuple[Endpoint, ...] = (

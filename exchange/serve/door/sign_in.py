@@ -21,7 +21,8 @@ def _sign_in(asked: Asked, *, name: str, password: str) -> Reply:
 
 def _renew(asked: Asked, *, refresh_token: str) -> Reply:
     door = asked.door
-    return _shown(sign_in.renew(door.engine, door.keys, door.settings.network, refresh_token, asked.address))
+    with door.writing() as engine:
+        return _shown(sign_in.renew(engine, door.keys, door.settings.network, refresh_token, asked.address))
 
 
 def _sign_out(asked: Asked) -> dict[str, Any]:
