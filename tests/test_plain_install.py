@@ -292,5 +292,5 @@ def test_whatever_is_imported_is_declared() -> None:
 def test_the_image_holds_all_that_is_declared() -> None:
     held = {_normal(name) for name in re.findall(r"^([^=\s]+)==", DEPLOY_LOCK.read_text(), re.MULTILINE)}
     declared = _declared()
-    for extra in ("", "backup", "notify", "postgres", "redbeat", "tracing"):
+    for extra in ("", "backup", "http", "notify", "postgres", "redbeat", "tracing"):
         assert declared[extra] <= held

@@ -142,14 +142,17 @@ def misplaced(site: Site) -> list[str]:
 
 def drops(site: Site) -> tuple[Drop, ...]:
     """Give the folders that are declared, and those of rows that programs sent; of the greatest priority first."""
+    posted = [drop for one in declared(site) if one.http and (drop := posted_drop(site, one)).path.is_dir()]
+    return tuple(sorted([*declared_drops(site), *posted], key=lambda one: -one.priority))
+
+
+def declared_drops(site: Site) -> list[Drop]:
+    """Give the folders that people drop files into."""
     found: dict[Path, list[Intake]] = {}
     for one in declared(site):
         if one.folder is not None:
             found.setdefault(site.spool.folders.home / one.folder, []).append(one)
-    posted = [drop for one in declared(site) if one.http and (drop := posted_drop(site, one)).path.is_dir()]
-    return tuple(
-        sorted([*(Drop(path, tuple(some)) for path, some in found.items()), *posted], key=lambda one: -one.priority)
-    )
+    return [Drop(path, tuple(some)) for path, some in found.items()]
 
 
 def posted_drop(site: Site, intake: Intake) -> Drop:
@@ -175,7 +178,7 @@ def make_all(site: Site, group: int | None, *, beyond: bool) -> list[str]:
     """Make what is declared within the home and, with ``beyond``, elsewhere; give what was in the way, in sentences."""
     troubles = misplaced(site)
     home = site.spool.folders.home
-    for one in drops(site) if not troubles else ():
+    for one in declared_drops(site) if not troubles else ():
         if beyond or home in one.path.parents:
             try:
                 make(one, home, group)

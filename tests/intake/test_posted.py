@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -107,6 +108,14 @@ def test_no_body_is_taken_where_room_is_short_or_too_many_wait(site: Site, monke
     with pytest.raises(NotTaken, match="too many rows that were sent wait") as busy:
         send(site)
     assert busy.value.why is Why.BUSY
+
+
+@pytest.mark.same_on("postgresql")
+def test_where_rows_lie_is_for_this_user_alone_whoever_may_drop_files(site: Site) -> None:
+    send(site)
+    assert folders.make_all(site, os.getgid(), beyond=True) == []
+    found = folders.posted_drop(site, SENT).path.stat()
+    assert stat.S_IMODE(found.st_mode) == 0o700
 
 
 def test_one_intake_of_a_stream_takes_rows_from_programs() -> None:
