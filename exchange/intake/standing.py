@@ -6,11 +6,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from exchange.database.dialects import by_bytes
 from exchange.database.tables import DeadLetterState, IntakeState, dead_letter, event, intake, intake_part
 from exchange.format.as_dict import AsDict
 from exchange.format.errors import TransientError, printable
@@ -160,8 +162,9 @@ def some_files(connection: Connection, numbers: Sequence[int]) -> list[DroppedFi
 
 
 def at_places(connection: Connection, places: Sequence[str]) -> list[DroppedFile]:
-    """Give the files that the ledger knows to lie at some places, or to have lain. In the caller's transaction."""
-    return _files(connection, sa.select(intake).where(intake.c.place.in_(places)).order_by(intake.c.id))
+    """Give the files that the ledger knows to lie at some places, by their own names. In the caller's transaction."""
+    named = by_bytes(connection, intake.c.file).in_({Path(one).name for one in places})
+    return _files(connection, sa.select(intake).where(named, intake.c.place.in_(places)).order_by(intake.c.id))
 
 
 def moved(connection: Connection, number: int, place: str) -> None:
@@ -213,16 +216,17 @@ def refused_files(connection: Connection) -> list[DroppedFile]:
     if not refused:
         return []
     columns, names = intake.c, {one.file for one in refused}
-    loaded = sa.select(columns.intake, columns.file, sa.func.max(columns.id)).where(
-        columns.state == IntakeState.LOADED, columns.file.in_(names), columns.id > min(one.id for one in refused)
+    place = (columns.intake, columns.file, columns.state)
+    later = sa.select(*place, sa.func.max(columns.id)).where(
+        by_bytes(connection, columns.file).in_(names), columns.id > min(one.id for one in refused)
     )
-    grouped = loaded.group_by(columns.intake, columns.file)
-    newest = {(name, file): number for name, file, number in connection.execute(grouped)}
+    rows = connection.execute(later.group_by(*place))
+    newest = {(name, file): number for name, file, state, number in rows if state == IntakeState.LOADED}
     return [one for one in refused if newest.get((one.intake, one.file), 0) < one.id]
 
 
 class Count(NamedTuple):
-    """So many files of an intake are kept in one state, of so many rows."""
+    """So many files of an intake are in one state, of so many rows."""
 
     intake: str
     state: str
@@ -233,11 +237,16 @@ class Count(NamedTuple):
     bytes: int
 
 
+MOST_COUNTED = 10_000
+
+
 def count_files(connection: Connection) -> list[Count]:
-    """Count the files that are kept, by intake and state. In the caller's transaction."""
+    """Count the newest ``MOST_COUNTED`` files, by intake and state. In the caller's transaction."""
     columns = intake.c
+    newest = sa.select(sa.func.coalesce(sa.func.max(columns.id), 0) - MOST_COUNTED).scalar_subquery()
     sums = (sa.func.sum(one) for one in (columns.rows_read, columns.rows_loaded, columns.rows_parked, columns.bytes))
-    counting = sa.select(columns.intake, columns.state, sa.func.count(), *sums).group_by(columns.intake, columns.state)
+    counting = sa.select(columns.intake, columns.state, sa.func.count(), *sums).where(columns.id > newest)
+    counting = counting.group_by(columns.intake, columns.state)
     return [Count(name, state, files, *map(int, more)) for name, state, files, *more in connection.execute(counting)]
 
 

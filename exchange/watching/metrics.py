@@ -564,9 +564,12 @@ def _files(page: _Page, connection: Connection) -> Iterator[Metric]:
         if file.state is IntakeState.LOADING:
             pace[key] += file.pace.rows_per_second or 0.0
     yield page.gauge(
-        "intake_files", "Files that people dropped and that are kept, by state.", ("intake", "state"), files
+        "intake_files",
+        f"The newest {standing.MOST_COUNTED} files that people dropped, by state.",
+        ("intake", "state"),
+        files,
     )
-    said = "Rows of the files that are kept, by what became of them; what is pruned counts no more."
+    said = "Rows of these files, by what became of them."
     yield page.gauge("intake_rows", said, ("intake", "outcome"), rows)
     yield page.gauge("intake_left_bytes", "Bytes of such files that are still to be loaded.", ("intake",), left)
     said = "Since when the oldest of them was dropped; 0 if none is left."

@@ -235,6 +235,8 @@ QUERIES: dict[str, Callable[[Side, Forger], object]] = {
     "ix_exchange_dead_letter_batch": found(Filters(batch=f"forth-{EPOCH}-77")),
     # Which files of people are to be loaded? Asked at each look at their folders, and by `exchange status`.
     "ix_exchange_intake_state": asked(standing.open_files),
+    # Does the ledger know a file that is claimed? Was a file that was refused mended, and loaded under its name?
+    "ix_exchange_intake_file": asked(lambda c: standing.at_places(c, ["/taken/file 77"])),
     # Were these bytes taken in before?
     "ix_exchange_intake_sha256": asked(lambda c: intake_ledger.original_of(c, "77", "account")),
     # Why are rows of a file parked? Asked by its page, again and again.
