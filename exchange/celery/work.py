@@ -460,7 +460,8 @@ def _send_on(task: str, seconds: float) -> None:
 @_task("exchange.cancel_file")
 def cancel_file(reason: str, file: int, undo: bool = False) -> Result:
     """Give up a file that people dropped and that is not loaded yet; with ``undo`` what was loaded of it, too."""
-    return _exchange().files.cancel(_number(file, "file"), reason, undo=undo is True).as_dict()
+    check_truth("undo", undo)
+    return _exchange().files.cancel(_number(file, "file"), reason, undo=undo).as_dict()
 
 
 def _number(number: int, name: str = "retry") -> int:

@@ -34,7 +34,9 @@ class Columns:
     def __init__(self, stream: Stream, intake: Intake) -> None:
         """Gather their names in files, in the table, and those that the intake maps."""
         self._stream, self._defaults = stream, intake.defaults
-        self._needed = (intake.key or stream.key_names) if intake.mode == "upsert" else ()
+        changing = intake.mode == "upsert"  # rows that are there have what a new one needs
+        new = [name for c, name in zip(stream.columns, stream.names, strict=True) if not _has_value(c)]
+        self._needed = frozenset((intake.key or stream.key_names) if changing else new)
         self._mapped = {_plain(cell): column for cell, column in intake.mapping.items()}
         self._exact = {**{table: name for table, name in stream.in_files.items() if name in stream.names}}
         self._exact |= {name: name for name in stream.names}
@@ -89,9 +91,7 @@ class Columns:
         return Header(cells, columns, notes)
 
     def _required(self, missing: Sequence[str]) -> Iterator[str]:
-        for column, name in zip(self._stream.columns, self._stream.names, strict=True):
-            if name in missing and (name in self._needed or not _has_value(column)):
-                yield name
+        yield from (name for name in missing if name in self._needed)
 
     @staticmethod
     def _near(unknown: Sequence[str], missing: Sequence[str]) -> Iterator[str]:

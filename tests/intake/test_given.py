@@ -83,6 +83,17 @@ def test_what_is_given_up_may_lose_what_was_loaded(quick: Loads, monkeypatch: py
         quick.side.execute(sa.delete(shop.account))
 
 
+def test_a_file_may_change_rows_in_the_columns_that_it_has(loads: Loads) -> None:
+    loads.side.execute(sa.insert(shop.account), [{"id": 1, "name": "a", "age": 1}, {"id": 2, "name": "b", "age": None}])
+    path = loads.folder / "ages.csv"
+    path.write_text("age,id\n7,1\n8,3\n9,1\n")
+    done = given.take_in(loads.side.site, path, Intake("ages", "account", mode="upsert"), "ann").file
+    assert (done.rows_loaded, done.rows_parked) == (2, 1)
+    assert [(one["name"], one["age"]) for one in loads.side.rows(shop.account)] == [("a", 9), ("b", None)]
+    with pytest.raises(FileRefused, match='"name" is missing'):
+        given.take_in(loads.side.site, path, INTAKE, "ann")
+
+
 def test_what_is_no_file_of_a_stream_that_this_side_writes_is_said(quick: Loads) -> None:
     site, path = quick.side.site, a_file(quick, row(1))
     for wrong, said in (
