@@ -63,7 +63,7 @@ class Settled(AsDict):
 class Counts(AsDict):
     """What became of a batch's records. ``told`` says of those that were applied what the database made of them.
 
-    ``settled`` are batches of ours of which its records tell.
+    ``settled`` are batches of ours of which its records tell, ``newest`` is the greatest version of a row among them.
     """
 
     applied: int = 0
@@ -72,11 +72,12 @@ class Counts(AsDict):
     parked: int = 0
     told: str = field(default="", compare=False)
     settled: tuple[Settled, ...] = field(default=(), compare=False)
+    newest: int | None = field(default=None, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Give the numbers."""
         numbers = super().as_dict()
-        del numbers["told"], numbers["settled"]
+        del numbers["told"], numbers["settled"], numbers["newest"]
         return numbers
 
 

@@ -14,7 +14,8 @@ from exchange.database.engine import among, now
 from exchange.database.errors import transient_errors
 from exchange.database.failed_runs import failed_among, forget_failures
 from exchange.database.locks import Busy, reading, writing
-from exchange.database.tables import Direction, position, success
+from exchange.database.tables import Direction, ahead, position, success
+from exchange.format.control import MOST_VERSION
 from exchange.format.placement import Position
 
 
@@ -32,6 +33,22 @@ _CURRENT = sa.select(position.c.epoch, position.c.sequence, position.c.digest).w
     position.c.channel == sa.bindparam("channel"),
     position.c.current == 1,
 )
+
+
+def note_newest_version(connection: Connection, channel: str, epoch: str, version: int) -> None:
+    """Note that a row of an incoming channel came with a version, if it is the greatest. In the caller's transaction.
+
+    Call it when the position has moved: before that a new epoch has none.
+    """
+    here = {"of_direction": Direction.IN, "of_channel": channel, "of_epoch": epoch}
+    connection.execute(_NOTE_NEWEST, {**here, "newest": version})
+
+
+def newest_version(connection: Connection) -> int | None:
+    """Give the greatest version of any row that came; None if none did. Reads in the caller's transaction."""
+    came = connection.scalar(sa.select(sa.func.max(position.c.newest_version)))
+    let_in = connection.scalar(sa.select(sa.func.max(ahead.c.version)))
+    return max((one for one in (came, let_in) if one and one <= MOST_VERSION), default=None)
 
 
 def left_epochs(connection: Connection, channel: str) -> frozenset[str]:
@@ -141,6 +158,11 @@ _OF_EPOCH = (
     (position.c.direction == sa.bindparam("of_direction"))
     & (position.c.channel == sa.bindparam("of_channel"))
     & (position.c.epoch == sa.bindparam("of_epoch"))
+)
+_NOTE_NEWEST = (
+    sa.update(position)
+    .where(_OF_EPOCH, sa.func.coalesce(position.c.newest_version, 0) < sa.bindparam("newest"))
+    .values(newest_version=sa.bindparam("newest"))
 )
 _IS_KNOWN = sa.select(sa.exists().where(_OF_EPOCH))
 _ADVANCE = (

@@ -355,10 +355,11 @@ position = Table(
     Column("duplicate", BigInteger, nullable=False, server_default="0"),
     Column("stale", BigInteger, nullable=False, server_default="0"),
     Column("parked", BigInteger, nullable=False, server_default="0"),
+    Column("newest_version", BigInteger),
 )
 """How far a channel has come, stored with the data it speaks of. ``digest`` is that of the last manifest, NULL
 behind a place that was given up. One row of a channel is ``current``; the others are epochs that were left.
-``applied`` and the other counts are of all records of the epoch that were imported."""
+``applied`` and the other counts are of all records of the epoch that were imported, as is ``newest_version``."""
 
 folded = Table(
     "exchange_folded",

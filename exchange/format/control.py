@@ -56,6 +56,9 @@ MAX_DOUBT_BYTES: Final = 16_384
 MAX_CONTAINED: Final = 1_000_000
 """So many batches a snapshot stands for at most: a reader keeps a row of each that it did not get."""
 
+MOST_VERSION: Final = 2**62
+"""What counts microseconds since 1970 reaches it in a hundred thousand years."""
+
 MAX_WORDS: Final = 500
 """Characters of a sentence."""
 
@@ -200,7 +203,7 @@ class Heartbeat:
 
     ``undecided`` are manifests of the other side, one of each epoch that nothing proves to come after the present one;
     ``takes`` is None of a writer of an earlier version. ``reads`` are all streams that its writer reads, if it says so;
-    ``paused`` are the channels that stand still there.
+    ``paused`` are the channels that stand still there, ``newest_version`` is the greatest one of a row that it got.
     """
 
     epoch: str
@@ -212,6 +215,7 @@ class Heartbeat:
     takes: Takes | None = None
     reads: tuple[ReadStream, ...] | None = None
     paused: tuple[PausedChannel, ...] = ()
+    newest_version: int | None = None
 
     def as_data(self) -> dict[str, Any]:
         """Give the record's data."""
@@ -221,8 +225,9 @@ class Heartbeat:
         for name in ("undecided", "takes", "paused"):
             if not data[name]:
                 del data[name]
-        if self.reads is None:
-            del data["reads"]
+        for name in ("reads", "newest_version"):
+            if data[name] is None:
+                del data[name]
         for one in data["sent"]:
             _with_ranges_apart(one, "lost")
             if one["contained_from"] is None:
@@ -573,6 +578,7 @@ SCHEMAS: Final[Mapping[str, Mapping[str, Any]]] = {
             ),
             "heard": _or_null(_object({"epoch": _EPOCH, "sequence": _SEQUENCE, "proof": _PROOF})),
         },
+        newest_version={"type": "integer", "minimum": 1, "maximum": MOST_VERSION},
         undecided=_list(_SHOWN, MAX_UNDECIDED),
         takes=_object({"records": _POSITIVE, "content_bytes": _POSITIVE}),
         paused=_list(

@@ -90,7 +90,7 @@ def apply_records(site: Site, connection: Connection, arrival: Arrival, data: Bi
     if came > newest:
         version_limit.allow_ahead(connection, arrival.channel, came, f"batch {arrival.sighting.stem} was let in")
     counts = loaded.counts
-    return replace(counts, parked=bad.count, told="; ".join(loaded.changed))
+    return replace(counts, parked=bad.count, told="; ".join(loaded.changed), newest=came or None)
 
 
 def _load(loader: Loader) -> Loaded:

@@ -39,6 +39,7 @@ from exchange.incoming.manifests import Arrival
 from exchange.link import acknowledge, gaps, known_schemas, peer_statements, send_requests
 from exchange.link.proofs import CheckedClaim, ClaimVerdict, PeerClaim, check_claim, check_proof
 from exchange.site import Site
+from exchange.tables import capture
 
 SKIPPED_PLACES = 1_000
 """So many places a restored side leaves for control batches that it wrote and does not know of any more."""
@@ -67,6 +68,7 @@ def apply_control_batch(site: Site, connection: Connection, arrival: Arrival, da
         duplicate=control_reader.known,
         parked=control_reader.refused,
         settled=tuple(control_reader.settled),
+        told="; ".join(control_reader.told),
     )
 
 
@@ -94,6 +96,7 @@ class _ControlReader:
         self._said: set[tuple[str, ...]] = set()
         self.upserts: Counter[str] = Counter()
         self.settled: list[ledger.Settled] = []
+        self.told: list[str] = []
         self._letters: list[Letter] = []
         self._kept = self._bytes = 0
         self.applied = self.known = self.refused = 0
@@ -260,12 +263,20 @@ class _ControlReader:
             "said": json.dumps(said.as_data()),
         }
         upsert(self._connection, peer, {"id": 1}, values)
+        self._stay_above(said.newest_version)
         received = self._site.incoming_names()
         for sent in said.sent:
             if sent.channel in received and (lost := gaps.lost_alone(self._site, sent)):
                 look_ahead = self._site.limits.look_ahead
                 gaps.close_lost(self._connection, sent.channel, sent.epoch, lost, look_ahead=look_ahead)
         return True
+
+    def _stay_above(self, version: int | None) -> None:
+        """Go on above a version that the other side has of our rows, if it says one: our counter was set back since."""
+        if version is not None and self._site.outgoing() and capture.raise_above(self._connection, version):
+            self.told.append(
+                f"{self._site.peer} has rows of version {version}, which this database forgot: versions go on above it"
+            )
 
     def _skip_places(self, heard: Heard) -> bool:
         """Let a restored side that sends no rows go on: where only words were sent, newer ones mend all by themselves.

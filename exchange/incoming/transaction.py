@@ -121,7 +121,7 @@ def apply_batch(site: Site, arrival: Arrival) -> Counts | Decision:
                     counts = _apply_by_kind(site, connection, arrival, data, ours)
                     applying.note(parked=counts.parked)
         positions.leave(connection, arrival.place[0], left_by(arrival.manifest), adopted=arrival.manifest.epoch)
-        told = "; ".join(filter(None, (_advance(site, connection, arrival), counts.told)))
+        told = "; ".join(filter(None, (_advance(site, connection, arrival, counts.newest), counts.told)))
         counts = replace(counts, told=told)
         ledger.count(connection, batch_id, counts)
         attempts.forget_attempts(connection, key)
@@ -144,7 +144,7 @@ def _open_data(site: Site, arrival: Arrival) -> BinaryIO:
         raise Incomplete(msg) from error
 
 
-def _advance(site: Site, connection: Connection, arrival: Arrival) -> str:
+def _advance(site: Site, connection: Connection, arrival: Arrival, newest: int | None) -> str:
     """Move the channel's position to a batch, over what it supersedes and what is behind it and was given up.
 
     Gives a sentence if it supersedes any.
@@ -155,6 +155,8 @@ def _advance(site: Site, connection: Connection, arrival: Arrival) -> str:
     if has_gaps and not arrival.channel.ordered:
         gaps.record_skipped(connection, arrival.place)
     positions.advance(connection, Direction.IN, channel, epoch, sequence, arrival.digest)
+    if newest is not None:
+        positions.note_newest_version(connection, channel, epoch, newest)
     if has_gaps:
         gaps.pass_over(connection, gaps.Flow(channel, epoch), sequence)
     return told

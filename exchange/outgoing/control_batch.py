@@ -195,6 +195,7 @@ def _heartbeat(site: Site, connection: Connection, moment: datetime) -> Heartbea
             for (way, name), one in sorted(pauses.paused(connection, site.off).items())
             if name in declared
         ),
+        newest_version=None if site.one_way else positions.newest_version(connection),
     )
 
 

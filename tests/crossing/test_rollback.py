@@ -16,9 +16,13 @@ from exchange.database import network
 from exchange.database.locks import reading
 from exchange.database.tables import Direction, position
 from exchange.link import epoch_adoption, epochs, reconcile
+from exchange.tables import capture
+from tests.crossing import shop
 from tests.crossing.healing import ENOUGH, different, go_round, tick, unsettled
 from tests.crossing.sides import Link, Side
 from tests.crossing.test_carriage import Writer
+
+DAY = 24 * 3600 * 1_000_000
 
 
 class Life:
@@ -183,3 +187,25 @@ def test_no_replay_leads_anybody_back_and_every_restore_heals_with_nobodys_help(
     small: Link, seed: int, tmp_path: Path, number: int
 ) -> None:
     assert_any_life_heals(small, seed, tmp_path, drawn=4 if number == 1 else 6)
+
+
+def test_a_restored_side_goes_on_above_the_versions_that_its_clock_gave_while_it_was_ahead(
+    small: Link, seed: int, tmp_path: Path
+) -> None:
+    world = World(small, seed, tmp_path)
+    world.live()
+    world.one.save()
+    with small.one.engine.begin() as connection:
+        ahead = capture.draw_version(connection) + 20 * DAY
+        capture.raise_counter(connection, ahead)
+    small.one.execute(sa.insert(shop.account), [{"id": number, "name": "then"} for number in (1, 2)])
+    world.live()
+    assert {row["id"] for row in small.other.rows(shop.account)} >= {1, 2}
+
+    world.restore(world.one)
+    small.one.execute(sa.insert(shop.account).values(id=2, name="now"))
+    world.agree()
+
+    assert small.other.all(sa.select(shop.account.c.name)) == [("now",)]
+    with small.one.engine.begin() as connection:
+        assert capture.draw_version(connection) > ahead

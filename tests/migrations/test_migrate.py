@@ -76,7 +76,7 @@ def test_up_down_and_up_again_with_data_in_place(engine: Engine) -> None:
         with engine.connect() as connection:
             assert connection.scalar(sa.select(sa.func.count()).select_from(profile_type)) == 1
         migrate.downgrade(engine, BOTH[1:])
-        assert migrate.applied_revisions(engine) == ("core_0028",)
+        assert migrate.applied_revisions(engine) == ("core_0029",)
         assert not migrate.is_behind(engine)
         assert migrate.is_behind(engine, BOTH)
         with engine.connect() as connection:
@@ -150,7 +150,7 @@ def test_the_core_stays_while_a_table_is_still_captured(engine: Engine) -> None:
         capture.install(connection, "mine")
     with pytest.raises(RuntimeError, match="table mine is still captured"):
         migrate.downgrade(engine)
-    assert migrate.applied_revisions(engine) == ("core_0028",)
+    assert migrate.applied_revisions(engine) == ("core_0029",)
     with engine.begin() as connection:
         connection.exec_driver_sql("INSERT INTO mine (id) VALUES (1)")
 

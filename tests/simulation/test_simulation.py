@@ -80,6 +80,7 @@ FOUND: dict[str, tuple[int, str]] = {
     "check called a control batch another one that its sender, made anew, had forgotten": (600086, "sqlite"),
     "who was interrupted in a commit of SQLite was told of a closed database": (1000209, "sqlite"),
     "a batch of a shard that is no more waited for one of an epoch that its sender left": (1000258, "sqlite"),
+    "a side restored after its clock was ahead could not change what it had sent then": (2000155, "sqlite"),
     "a channel without order was never compared again once a snapshot had passed over a batch": (1700007, "mixed"),
 }
 """The same of the world as it is."""

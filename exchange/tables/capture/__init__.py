@@ -53,7 +53,7 @@ from exchange.tables.capture.triggers import (
     take_in_partitions,
     unreceivable,
 )
-from exchange.tables.capture.versions import draw_version, raise_counter
+from exchange.tables.capture.versions import draw_version, raise_above, raise_counter
 
 __all__ = [
     "CLAIMED",
@@ -93,6 +93,7 @@ __all__ = [
     "older_keys",
     "pending",
     "pending_streams",
+    "raise_above",
     "raise_counter",
     "renew",
     "row_of_key",

@@ -60,4 +60,15 @@ def raise_counter(connection: Connection, least: int) -> None:
         run(connection, f"SELECT setval({_SEQUENCE}, {least:d})")
 
 
+def raise_above(connection: Connection, version: int) -> bool:
+    """Have the counter go on above a version that was drawn from it once, if it fell behind; say whether it had.
+
+    On PostgreSQL at once, on SQLite when the transaction, which must write, is committed.
+    """
+    if draw_version(connection) > version:
+        return False
+    raise_counter(connection, version + 2 * _MARGIN)
+    return True
+
+
 _MARGIN = 1_000_000
