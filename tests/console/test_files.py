@@ -67,7 +67,7 @@ def test_the_pages_show_how_far_each_file_is_and_a_reason_gives_one_up(side: Set
         assert browser.get("/files/99").status == 503
         assert "a reason is needed" in browser.post("/files/1/cancel", "/files/1").words
         assert (
-            "490 rows of it were loaded and stay" in browser.post("/files/1/cancel", "/files/1", reason="a test").words
+            "490 rows of it are loaded and stay" in browser.post("/files/1/cancel", "/files/1", reason="a test").words
         )
         assert "cancelled by" in browser.get("/files/1").words
         assert "file 1 is cancelled; nothing was changed" in browser.post("/files/1/cancel", reason="again").words

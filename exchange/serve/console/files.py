@@ -45,8 +45,11 @@ def file(visit: Visit) -> Response:
 
 def cancel(visit: Visit) -> Response:
     """Give one up."""
-    done = visit.exchange.files.cancel(visit.request.path_params["number"], visit.required_reason)
-    return visit.back(f"file {done.id} is cancelled; {done.rows_loaded} rows of it were loaded and stay")
+    number, undo = visit.request.path_params["number"], "undo" in visit.form
+    done = visit.exchange.files.cancel(number, visit.required_reason, undo=undo)
+    if done.state is IntakeState.CANCELLING:
+        return visit.back(f"file {done.id} is given up; the worker deletes what was loaded of it", "warning")
+    return visit.back(f"file {done.id} is cancelled; {done.rows_loaded} rows of it are loaded and stay")
 
 
 def _columns(written: dict[str, object]) -> list[tuple[str, str | None]]:

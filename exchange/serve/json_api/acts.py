@@ -375,9 +375,9 @@ ACTS: tuple[Endpoint, ...] = (
     Endpoint(
         "POST",
         "/files/{file}/cancel",
-        "Give up a file that is not loaded yet; what was loaded of it stays.",
-        lambda x, file, reason: x.files.cancel(file, reason),
-        (FILE, WHY),
+        "Give up a file that is not loaded yet; what was loaded of it stays, or is deleted again.",
+        lambda x, file, reason, undo=False: x.files.cancel(file, reason, undo=undo),
+        (FILE, Field("undo", "delete again what was loaded of it", Kind.TRUTH), WHY),
         "cancel_file",
     ),
     Endpoint(
