@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
-from exchange.channels.codecs.document import read_document
+from exchange.channels.codecs.document import DocumentText, JsonCodec, read_document
 from exchange.format import strict_json
 from exchange.format.errors import RecordError, described
 from exchange.format.record import MAX_BODY_DEPTH
-from exchange.format.strict_json import Unreadable
 
 _BLANKS = b" \t"
 
@@ -26,21 +26,49 @@ def read_objects(
     if bad or not all(records):
         places = [at for at in places if at not in bad and records[at].strip()]
     chosen = records if len(places) == len(records) else [records[at] for at in places]
-    values = strict_json.loads_all(chosen) if chosen else []
-    if values is None or isinstance(values, Unreadable):
-        values = []
-        for at, record in zip(places, chosen, strict=True):
-            try:
-                values.append(read_object(record))
-            except RecordError as error:
-                values.append(None)
-                bad[at] = error
+    values: list[Any] = []
+    for found in _read_all(chosen):
+        if isinstance(found, RecordError):
+            bad[places[len(values)]] = found
+        values.append(found)
     if {*map(type, values)} - {dict}:
         for at, value in zip(places, values, strict=True):
             if type(value) is not dict and at not in bad:
                 bad[at] = _no_object(value)
         places, values = [at for at in places if at not in bad], [one for one in values if type(one) is dict]
     return places, values, bad
+
+
+def _read_all(lines: Sequence[bytes]) -> list[Any]:
+    """Read many lines at once, and in smaller parts where some of them are bad, which give what is wrong with them."""
+    if not lines:
+        return []
+    if isinstance(values := strict_json.loads_all(lines), list):
+        return values
+    with suppress(RecordError, ValueError):
+        values = [*_with_blanks([*lines])]
+        if DocumentText not in {*map(type, values)}:
+            return values
+    if len(lines) > _FEW:
+        parts = (lines[at : at + _FEW] for at in range(0, len(lines), _FEW))
+        return [value for part in parts for value in _read_all(part)]
+    return [_or_error(line) for line in lines]
+
+
+def _or_error(line: bytes) -> Any:
+    try:
+        return read_object(line)
+    except RecordError as error:
+        return error
+
+
+def _refuse(value: object, why: str = "") -> RecordError:  # noqa: ARG001 - only that it is raised counts
+    return RecordError("json", "", why)
+
+
+_FEW = 32
+_with_blanks = JsonCodec().column_encoder(_refuse, sqlite=True)
+"""Reads many lines at once that have blanks between their members."""
 
 
 def read_object(record: bytes) -> Any:

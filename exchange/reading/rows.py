@@ -71,13 +71,21 @@ class Rows:
         )
 
     def _of_cells(self, places: Sequence[int], columns: list[list[str | None]], bad: dict[int, RecordError]) -> Made:
+        return self._of_columns(
+            places, [cells.values(columns[at]) for cells, at in zip(self._cells, self._chosen, strict=True)], bad
+        )
+
+    def _of_columns(
+        self,
+        places: Sequence[int],
+        found: Sequence[tuple[Sequence[Json], Mapping[int, RecordError]]],
+        bad: dict[int, RecordError],
+    ) -> Made:
+        """Make bodies of the values of each column, and what is wrong with some of them."""
         wrong: dict[int, RecordError] = {}
-        values: list[Sequence[Json]] = []
-        for cells, at in zip(self._cells, self._chosen, strict=True):
-            found, faults = cells.values(columns[at])
-            values.append(found)
-            if faults:
-                wrong = {**faults, **wrong}
+        for _, faults in found:
+            wrong = {**faults, **wrong} if faults else wrong
+        values = [column for column, _ in found]
         made = ByColumns({name: [*column] for name, column in zip(self._names, values, strict=True)})
         if self._has_documents:
             return self._finished(places, [*made], wrong, bad)
@@ -108,6 +116,27 @@ class Rows:
         places, objects, bad = read_objects(records, bad)
         if self._hides:  # the reader's words may quote a number
             bad |= {at: RecordError(one.error, "", NO_JSON) for at, one in bad.items() if at not in known}
+        if all(map(self._is_usual, {*map(tuple, objects)})) and not any(map(may_be_deep, records)):
+            used = {member.name: (cell, member) for cell, member in self._members.items() if member is not None}
+            lines = records if len(places) == len(records) else [records[at] for at in places]
+            return self._of_columns(
+                places,
+                [member.values([one.get(cell) for one in objects], lines, cell) for cell, member in used.values()],
+                bad,
+            )
+        return self._of_unusual_objects(records, places, objects, bad)
+
+    def _is_usual(self, names: Sequence[str]) -> bool:
+        return self._members.keys() >= {*names} and self._null_members.keys().isdisjoint(names)
+
+    def _of_unusual_objects(
+        self,
+        records: Sequence[bytes],
+        places: Sequence[int],
+        objects: Sequence[Mapping[str, Json]],
+        bad: dict[int, RecordError],
+    ) -> Made:
+        """Make bodies of rows of which some have members that no row at the file's beginning has, or are deep."""
         wrong: dict[int, RecordError] = {}
         bodies: list[Body] = []
         members = self._members
@@ -136,6 +165,9 @@ class Rows:
         return self._finished(places, bodies, wrong, bad)
 
 
+_TEXTS = frozenset({str, type(None)})
+
+
 class _Member:
     """One column's member in JSON lines: a text is read as a cell would be, a number as digits where it is one."""
 
@@ -146,6 +178,23 @@ class _Member:
         self.read = None if isinstance(kind, as_it_is) else self._read
         self._digits = isinstance(kind, DecimalCodec)
         self._one = cells.one
+        self._cells = cells
+
+    def values(
+        self, values: list[Json], records: Sequence[bytes], member: str
+    ) -> tuple[Sequence[Json], Mapping[int, RecordError]]:
+        """Read the members of many rows; what is wrong with some is given by their places."""
+        if self.read is None:
+            return values, {}
+        if _TEXTS.issuperset(map(type, values)):
+            return self._cells.values(values)
+        bad: dict[int, RecordError] = {}
+        for at, value in enumerate(values):
+            try:
+                values[at] = None if value is None else self.read(value, records[at], member)
+            except RecordError as error:
+                bad[at], values[at] = error, None
+        return values, bad
 
     def _read(self, value: Json, record: bytes, member: str) -> Json:
         if self._digits and type(value) is float:

@@ -266,6 +266,38 @@ def test_many_rows_at_once_and_each_by_itself_get_the_same_verdicts(content: str
         assert {at: one.args for at, one in at_once.bad.items()} == {at: one.args for at, one in each.bad.items()}
 
 
+_LINES = st.lists(
+    st.sampled_from(
+        [
+            '{"id":1,"name":"a"}',
+            '{"id": 2, "name": "b", "price": 1.50}',
+            ' {"price":"x","id":3} ',
+            '{"id":4,"at":"2026-01-02T03:04:05+01:00","price":1e1}',
+            '{"id":5,"id":6}',
+            '{"id":7},{"id":8}',
+            '{"id":9,"new":1}',
+            '{"note":' + "[" * 70 + "]" * 70 + "}",
+            "[]",
+            "{",
+            "",
+        ]
+    ),
+    max_size=40,
+)
+
+
+@given(_LINES)
+def test_many_json_lines_at_once_and_each_by_itself_get_the_same_verdicts(lines: list[str]) -> None:
+    columns = ("id", "name", "price", "at", "note")
+    rows = Rows(FileFormat("jsonl", header=columns, columns=columns), STREAM)
+    records = [line.encode() for line in lines]
+    at_once, each = rows.make(records, {}), rows.make_one_by_one(records, {})
+
+    assert [*at_once.places] == [*each.places]
+    assert [*at_once.bodies] == [*each.bodies]
+    assert {at: one.args for at, one in at_once.bad.items()} == {at: one.args for at, one in each.bad.items()}
+
+
 @given(_ROWS, st.integers(1, 40), st.integers(1, 7))
 def test_parts_of_a_file_are_read_as_the_whole_is(content: str, every: int, step: int) -> None:
     data = content.encode() + b"\n"
