@@ -20,6 +20,7 @@ from itertools import islice
 
 import sqlalchemy as sa
 import zstandard
+from sqlalchemy import Connection
 
 from exchange.channels.intake import Intake
 from exchange.database.dialects import begins_with, by_bytes
@@ -197,20 +198,16 @@ def _from_zstd(pieces: Iterable[bytes]) -> Iterator[bytes]:
 def _see_same(site: Site, one: Intake, sender: Sender, sha256: str) -> None:
     """See that no other rows were sent by the same key, but such as were given up. Raises NotTaken, TransientError."""
     with transient_errors(), reading(site.engine) as connection:
-        other = (
-            sa.select(intake.c.id)
-            .where(
-                intake.c.intake == one.name,
-                *begins_with(connection, intake.c.file, sender.prefix),
-                intake.c.sha256 != sha256,
-                intake.c.state.not_in(_GIVEN_UP),
-            )
-            .order_by(intake.c.id)
-            .limit(1)
-        )
-        number = connection.scalar(other)
+        number = other_of(connection, one.name, sender.prefix, sha256)
     if number is not None:
         raise NotTaken(Why.KEY, f"other rows were sent with this Idempotency-Key, as {number}; send these with another")
+
+
+def other_of(connection: Connection, name: str, prefix: str, sha256: str) -> int | None:
+    """Find other rows of an intake whose file's name begins so, and that were not given up."""
+    begins = begins_with(connection, intake.c.file, prefix)
+    other = (intake.c.intake == name, intake.c.sha256 != sha256, intake.c.state.not_in(_GIVEN_UP))
+    return connection.scalar(sa.select(intake.c.id).where(*begins, *other).order_by(intake.c.id).limit(1))
 
 
 def take_in(site: Site, claimed: Claimed) -> int:

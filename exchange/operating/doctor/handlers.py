@@ -1,4 +1,4 @@
-"""What answers the reference application's requests: whether it can, reaches what it asks, and how it fared last."""
+"""What answers the reference application's requests: whether it can and reaches what it asks, and how it fared last."""
 
 from __future__ import annotations
 
@@ -8,24 +8,21 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from exchange.database import clock
-from exchange.database.engine import make_engine, missing_file
-from exchange.database.errors import transient_errors
-from exchange.database.locks import Busy, reading
-from exchange.format.errors import TransientError, printable
+from exchange.database.locks import reading
+from exchange.format.errors import printable
 from exchange.format.moments import in_words, lasting
 from exchange.operating.assemble import handler_sources, load_request_handler
 from exchange.operating.doctor.finding import Alarm, Findings, fault, ok, warning
 from exchange.settings import Settings, SettingsFaults
+from exchange.site import Site
 
 if TYPE_CHECKING:
     from exchange.reference.handlers import Sources
 
 WAITING = timedelta(minutes=5)
 """A request that has no answer yet for so long is worth a look, whatever its handler reaches by now."""
-ROWS_SECONDS = 2.0
 
 _CORRECT = "correct it; until then the worker does not start, nor does it answer"
 
@@ -54,7 +51,7 @@ def check_handlers(settings: Settings) -> Findings:
 
 
 def check_handler(settings: Settings, name: str) -> Findings:
-    """Make one handler as the worker does, ask what it asks whether it answers, and say how it fared last."""
+    """Make one handler as the worker does, and ask what it asks whether it answers."""
     from exchange.reference.handlers import Later, load_handlers  # noqa: PLC0415 - likewise
 
     try:
@@ -64,25 +61,30 @@ def check_handler(settings: Settings, name: str) -> Findings:
         said = f"EXCHANGE_HANDLER: {printable(str(error), 400)}"
         yield fault("handler", said, _CORRECT, alarm=Alarm.HANDLER, subject=name)
         return
-    record = _read_record(settings, name)
     try:
         asks = _looked_at(name, sources)
     except Later as later:
         remedy = "see that it runs, and that its setting is right; requests stay pending and are tried again"
-        said = f"{name}: {later}; {record}"
-        yield fault("handler", said, remedy, alarm=Alarm.HANDLER, subject=name, since=record.waiting_since)
+        yield fault("handler", f"{name}: {later}", remedy, alarm=Alarm.HANDLER, subject=name)
         return
     except ValueError as error:
         said = f"{name}: {printable(str(error), 400)}"
         yield fault("handler", said, "correct it; it is read anew each time", alarm=Alarm.HANDLER, subject=name)
         return
-    said = f"{name} answers requests{asks}; {record}"
-    since = record.waiting_since
-    if since is not None and clock.since(since) > WAITING:
-        remedy = "what it said then may be over: they are tried again at least every ten minutes"
-        yield warning("handler", said, remedy, alarm=Alarm.HANDLER, subject=name, since=since)
-    else:
-        yield ok("handler", said, since=record.answered_at, subject=name)
+    yield ok("handler", f"{name} answers requests{asks}", subject=name)
+
+
+def check_answers(settings: Settings, site: Site) -> Findings:
+    """Say when each handler last answered and failed, and which requests wait for what it asks."""
+    for name in handler_names(settings):
+        record = _record(site.engine, name)
+        since = record.waiting_since
+        if since is not None and clock.since(since) > WAITING:
+            remedy = "what it says may be over by now: they are tried again at least every ten minutes"
+            said = f"{name}: {record}"
+            yield warning("answers", said, remedy, alarm=Alarm.HANDLER, subject=f"{name} waits", since=since)
+        else:
+            yield ok("answers", f"{name}: {record}", since=record.answered_at, subject=name)
 
 
 def _looked_at(name: str, sources: Sources) -> str:
@@ -100,9 +102,8 @@ def _looked_at(name: str, sources: Sources) -> str:
 
 @dataclass(frozen=True)
 class _Record:
-    """How a handler fared last, as far as this side's database says it."""
+    """How a handler fared last."""
 
-    known: bool = False
     answered_at: datetime | None = None
     failed_at: datetime | None = None
     message: str = ""
@@ -110,8 +111,6 @@ class _Record:
     waiting_since: datetime | None = None
 
     def __str__(self) -> str:
-        if not self.known:
-            return "how it fared last is not known"
         last = f"it last answered {_ago(self.answered_at)}" if self.answered_at else "it has not answered yet"
         failed = f", and last failed {_ago(self.failed_at)}: {printable(self.message, 160)}" if self.failed_at else ""
         if self.waiting_since is None:
@@ -122,20 +121,6 @@ class _Record:
 
 def _ago(moment: datetime | None) -> str:
     return f"{lasting(max(clock.now() - moment, timedelta()))} ago" if moment else "never"
-
-
-def _read_record(settings: Settings, name: str) -> _Record:
-    """Read how a handler fared last; nothing is known of it where the database says nothing, which others tell of."""
-    engine = make_engine(settings.database_url, lock_seconds=ROWS_SECONDS)
-    try:
-        if missing_file(engine) is not None:
-            return _Record()
-        with transient_errors():
-            return _record(engine, name)
-    except (TransientError, Busy, SQLAlchemyError):
-        return _Record()
-    finally:
-        engine.dispose()
 
 
 def _record(engine: Engine, name: str) -> _Record:
@@ -154,7 +139,6 @@ def _record(engine: Engine, name: str) -> _Record:
         ).one()
     answered, failed, message = last or (None, None, None)
     return _Record(
-        known=True,
         answered_at=answered,
         failed_at=failed,
         message=message or "",

@@ -30,6 +30,7 @@ from exchange.operating.doctor.finding import (
     ok,
     warning,
 )
+from exchange.operating.doctor.handlers import check_answers
 from exchange.operating.doctor.intake import check_intake, check_misplaced
 from exchange.operating.doctor.presence import check_presence
 from exchange.operating.doctor.requesters import check_api_keys
@@ -189,5 +190,6 @@ WORK: Checks = (
     ("agreement", check_agreement),
     ("paused", check_paused),
     ("link", check_link),
+    ("answers", check_answers),
 )
 """The same of what people have to do, which is no fault of the installation's."""
