@@ -21,7 +21,7 @@ from exchange.dead_letters.store import Letter
 from exchange.format.errors import Verdict
 from exchange.incoming import importer
 from exchange.intake import ledger as intake_ledger
-from exchange.intake import posted, standing
+from exchange.intake import standing
 from exchange.link import asked_requests, gap_report, gaps, send_requests
 from exchange.operating import batch_pages, folding, prune
 from exchange.operating.batch_pages import BatchFilters
@@ -240,8 +240,6 @@ QUERIES: dict[str, Callable[[Side, Forger], object]] = {
     # Were these bytes taken in before?
     "ix_exchange_intake_sha256": asked(lambda c: intake_ledger.original_of(c, "77", "account")),
     # Why are rows of a file parked? Asked by its page, again and again.
-    # Were other rows sent by this key? Asked each time that rows come with one.
-    "ix_exchange_intake_file": asked(lambda c: posted.other_of(c, "sent", "post-77-", "77")),
     "ix_exchange_dead_letter_intake": asked(lambda c: standing.find_file(c, 77)),
     # Does a record make a parked one pointless? Asked of each stream of a batch, and of one that goes out.
     "ix_exchange_dead_letter_parked_key": lambda _, forger: applied(forger, [account(2, FIRST)]),
