@@ -58,6 +58,7 @@ def test_rows_are_loaded_past_each_kind_of_bad_one(loads: Loads) -> None:
     assert (intake, producer, stream, channel) == (number, "rows.jsonl", "account", "forth")
 
 
+@pytest.mark.same_on("postgresql")
 def test_rows_that_wait_for_another_one_are_parked_and_count_as_no_bad_ones(loads: Loads) -> None:
     visits = [{"id": one, "country": "at", "number": 1} for one in range(30)]
     loads.limit(intake_bad_rows=0)
@@ -69,7 +70,7 @@ def test_rows_that_wait_for_another_one_are_parked_and_count_as_no_bad_ones(load
 def test_a_file_with_too_many_bad_rows_leaves_nothing_but_the_rows_that_were_there(loads: Loads) -> None:
     loads.side.execute(sa.insert(shop.account), [{"id": 3, "name": "before"}, {"id": 40, "name": "mine"}])
     bad = [f"bad {one}" for one in range(11)]
-    number = loads.drop(*map(row, range(20)), *bad, bad_share=0.3)
+    number = loads.drop(*map(row, range(20)), *bad, bad_share=0.3, cuts=[8])
     entry = loads.load(number)
     assert entry.state is IntakeState.REFUSED
     assert "more of its rows are bad than are allowed (100,000, and 30% of them)" in entry.message
@@ -98,6 +99,7 @@ def test_the_first_bad_row_refuses_a_file_that_is_to_have_none(quick: Loads, how
         assert ids(quick) == [40]
 
 
+@pytest.mark.same_on("postgresql")
 def test_own_modes(loads: Loads) -> None:
     loads.load(loads.drop(row(1), row(2)))
     entry = loads.load(loads.drop({"id": 2, "age": 8}, {"id": 3, "age": 8}, {"id": 2, "age": 9}, mode="upsert"))
@@ -205,6 +207,7 @@ def test_the_same_bytes_again_are_a_duplicate_unless_a_person_wants_them(quick: 
     assert quick.load(quick.drop(row(1), again=True)).rows_parked == 1
 
 
+@pytest.mark.same_on("postgresql")
 def test_a_key_that_the_database_gives_needs_no_column(loads: Loads) -> None:
     entry = loads.load(loads.drop({"name": "a", "age": 1}, {"name": "b", "age": 200}))
     assert (entry.terms.whole, entry.rows_loaded, entry.rows_parked) == (True, 1, 1)

@@ -122,6 +122,7 @@ def test_upserted_rows_change_the_columns_that_came_and_the_last_of_a_key_counts
     assert [row[1] for row in library.books()] == ["two", "one", None, None]
 
 
+@pytest.mark.same_on("postgresql")
 def test_after_a_replacement_only_what_came_is_there(library: Library) -> None:
     library.lab.run("INSERT INTO book (id, code, pages) VALUES (1, 'one', 100), (2, 'two', 200), (5, 'five', 1)")
     library.lab.forget()
@@ -132,6 +133,7 @@ def test_after_a_replacement_only_what_came_is_there(library: Library) -> None:
     assert library.lab.keys() == {'{"id":1}', '{"id":2}', '{"id":3}', '{"id":5}'}
 
 
+@pytest.mark.same_on("postgresql")
 def test_rows_are_deleted_by_their_keys(library: Library) -> None:
     library.lab.run("INSERT INTO book (id) VALUES (1), (2), (3)")
     loaded, _ = library.load(Writing.UPSERT, [{"id": 1}, {"id": 3}, {"id": 7}], Op.DELETE)
@@ -157,6 +159,7 @@ def test_a_row_that_a_trigger_drops_is_found(library: Library) -> None:
     assert len(library.books()) == 14
 
 
+@pytest.mark.same_on("postgresql")
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.torture) for seed in range(1, 40))])
 @pytest.mark.parametrize("writing", [Writing.INSERT, Writing.UPSERT, Writing.REPLACE])
 def test_few_rows_at_a_time_end_where_all_compared_at_once_do(
