@@ -117,7 +117,7 @@ def show(number: Number, as_json: Json = False) -> None:
         output.table(
             ["bad rows", "error", "cause"], [(one.letters, one.error, one.fingerprint) for one in found.causes]
         )
-        output.say("`exchange dead-letters` shows them by cause, each with its line")
+        output.say(f"`exchange dead-letters list --intake {found.file.id}` shows them, each with its line")
 
 
 @app.command()

@@ -56,9 +56,13 @@ class Cells:
     """From one of them; raises RecordError."""
     null: RecordError | None
     """What is wrong with a cell that stands for NULL."""
+    blank_is_null: bool = False
+    """Whether an empty cell is NULL even where it is quoted: it can't be a value."""
 
     def values(self, cells: list[str | None]) -> tuple[Sequence[Json], Mapping[int, RecordError]]:
         """Give the values, and what is wrong with the cells that have none, by their places."""
+        if self.blank_is_null and "" in cells:
+            cells = [cell or None for cell in cells]
         try:
             if None not in cells:
                 return self.many(cells), {}  # type: ignore[arg-type]
@@ -101,7 +105,20 @@ def cells_of(codec: ColumnCodec, written: FileFormat) -> Cells:
     null = None
     if isinstance(codec.type_codec, JsonCodec) and not codec.nullable:
         null = refuse(None, "JSON's null is written null")
-    return Cells(codec.name, many, one, null)
+    blank_is_null = "" in written.nulls and isinstance(codec.type_codec, _NEVER_BLANK)
+    return Cells(codec.name, many, one, null, blank_is_null)
+
+
+_NEVER_BLANK = (
+    IntegerCodec,
+    DecimalCodec,
+    FloatCodec,
+    BooleanCodec,
+    DateCodec,
+    TimeCodec,
+    DateTimeCodec,
+    UuidCodec,
+)
 
 
 def _refusal(codec: ColumnCodec, value: object, why: str = "") -> RecordError:

@@ -204,6 +204,17 @@ def test_words_of_null_are_texts_where_they_are_quoted() -> None:
     assert [body["name"] for body in found.bodies] == [None, "NULL", None, ""]
 
 
+def test_an_empty_cell_that_is_quoted_is_null_where_it_can_be_no_value() -> None:
+    found = read_all(b'"id","name","price","at"\n"1","","",""\n"2","b","1.5",""\n')
+
+    assert found.bodies == [
+        {"id": 1, "name": "", "price": None, "at": None},
+        {"id": 2, "name": "b", "price": "1.5", "at": None},
+    ]
+    told = intake(written=Written(nulls=("NULL",)))
+    assert read_all(b'"id","price"\n"1",""\n', told).faults == [(2, "cell", "/data/price")]
+
+
 def test_values_that_may_not_be_seen_are_in_no_sentence() -> None:
     hidden = type(EVERY_KIND)(EVERY_KIND.table, sensitive=["exact"])
     found = read_all(
