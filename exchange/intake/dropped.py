@@ -12,7 +12,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from exchange.database.engine import now
 from exchange.database.errors import transient_errors
@@ -65,6 +65,19 @@ def take_in(site: Site) -> TakenIn:
 
     What can't be read is told, and keeps no other folder from being looked at. Raises TransientError for the database.
     """
+    found = _claim_ready(site)
+    with transient_errors():
+        fresh, due = _Turn(site).left()
+        pieces = len(fresh)
+        with reading(site.engine) as connection:
+            for entry in due:
+                if pieces >= site.limits.intake_at_once:
+                    break
+                pieces += max(sum(not part.is_done for part in ledger.parts(connection, entry.id)), 1)
+    return replace(found, waiting=min(pieces, site.limits.intake_at_once))
+
+
+def _claim_ready(site: Site) -> TakenIn:
     claimed, arriving = [], 0
     left_alone: list[str] = []
     troubles = folders.misplaced(site)
@@ -81,16 +94,7 @@ def take_in(site: Site) -> TakenIn:
                 claimed += [one.file] if one is not None else []
         except TransientError as error:
             troubles.append(error.sentence)
-    with transient_errors():
-        fresh, due = _Turn(site).left()
-        pieces = len(fresh)
-        with reading(site.engine) as connection:
-            for entry in due:
-                if pieces >= site.limits.intake_at_once:
-                    break
-                pieces += max(sum(not part.is_done for part in ledger.parts(connection, entry.id)), 1)
-    waiting = min(pieces, site.limits.intake_at_once)
-    return TakenIn(tuple(claimed), arriving, tuple(left_alone), tuple(troubles), waiting)
+    return TakenIn(tuple(claimed), arriving, tuple(left_alone), tuple(troubles), 0)
 
 
 def work_off(
@@ -102,7 +106,8 @@ def work_off(
 ) -> bool:
     """Load files for so many seconds, in one of the places that there are for it; say whether something is left to do.
 
-    ``report`` is told how far each file is that was worked on. Raises TransientError for the database.
+    Where nothing is left it looks at the folders again: of many files some are claimed at a time. ``report`` is told
+    how far each file is that was worked on. Raises TransientError for the database.
     """
     for number in range(site.limits.intake_at_once):
         with holding_name(site.spool.folders.home / "run" / "intake-places.lock", str(number)) as mine:
@@ -132,7 +137,7 @@ class _Turn:
         """Do one piece after the other until the turn is over; say whether some are left."""
         more = True
         while more and not self._is_over():
-            more = self._do_one()
+            more = self._do_one() or bool(_claim_ready(self.site).claimed)
         self.left()
         if self.touched:
             with contextlib.suppress(TransientError):  # the next run looks again

@@ -170,3 +170,12 @@ def test_a_claimed_file_that_is_gone_waits_longer_each_time_and_says_so(site: Si
     assert (one.state, one.attempts) == (IntakeState.WAITING, 1)
     assert "No such file" in one.message
     assert one.next_try_at is not None
+
+
+@pytest.mark.thorough
+def test_many_small_files_need_one_look_to_begin_with(site: Site) -> None:
+    site = replace(site, limits=replace(site.limits, settle_seconds=0))
+    for number in range(dropped.MOST_CLAIMS + 5):
+        drop(site, f"{number}.csv", places(1, country=f"{number:02}"))
+    assert {one.state for one in work(site)} == {IntakeState.LOADED}
+    assert rows(site) == dropped.MOST_CLAIMS + 5
