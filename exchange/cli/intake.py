@@ -160,6 +160,8 @@ def _pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
 
 
 def _show(done: Given, as_json: bool) -> None:
+    from exchange.intake.ledger import rows_are
+
     one = done.file
     if as_json:
         output.emit(done.as_dict())
@@ -170,10 +172,10 @@ def _show(done: Given, as_json: bool) -> None:
             output.tell(f"{one.file}: {one.message}; nothing was loaded, and --again loads it all the same")
         elif one.state == "loaded":
             parked = f", {one.rows_parked:,} bad ones are parked as dead letters" if one.rows_parked else ""
-            output.tell(f"{one.file}: {one.rows_loaded:,} rows are loaded into {one.stream}{parked} (file {one.id})")
+            output.tell(f"{one.file}: {rows_are(one.rows_loaded)} loaded into {one.stream}{parked} (file {one.id})")
         elif one.is_open:
             output.tell(
-                f"{one.file}: {one.rows_loaded:,} rows are loaded so far; the same command goes on (file {one.id})"
+                f"{one.file}: {rows_are(one.rows_loaded)} loaded so far; the same command goes on (file {one.id})"
             )
     if one.state not in _AS_USUAL:
         if not one.is_open:

@@ -288,7 +288,8 @@ def _reason(file: DroppedFile) -> str | None:
         return None
     if file.state is IntakeState.LOADED:
         return (
-            f"{file.rows_loaded:,} rows are loaded. Bad rows, parked as dead letters: {file.rows_parked:,}. Have them"
-            f" mended there (`exchange files show {file.id}` names them); the rows that are loaded would be bad again."
+            f"{ledger.rows_are(file.rows_loaded)} loaded. Bad rows, parked as dead letters: {file.rows_parked:,}. Have"
+            f" them mended there (`exchange files show {file.id}` names them); the rows that are loaded would be bad"
+            " again."
         )
     return file.message

@@ -78,7 +78,7 @@ class Rehearsed(AsDict):
 
 
 def intake_for(site: Site, name: str | None, stream: str | None) -> Intake:
-    """Find the declared intake of a name, or make one for a stream. Raises FileRefused."""
+    """Find the declared intake of a name, or the only one for a stream, or make one for it. Raises FileRefused."""
     if name is not None:
         for one in site.intakes:
             if one.name == name:
@@ -86,8 +86,9 @@ def intake_for(site: Site, name: str | None, stream: str | None) -> Intake:
         raise FileRefused(f"no intake is called {printable(name, 80)}; `exchange files` lists those that are declared")
     if stream is None:
         raise FileRefused("say by --stream or --intake what its rows are")
-    own_stream(site, stream)
-    return Intake(BY_HAND, stream=stream)
+    _, own = own_stream(site, stream)
+    declared = [one for one in site.intakes if one.stream_of(site.channels) is own]
+    return declared[0] if len(declared) == 1 else Intake(BY_HAND, stream=stream)
 
 
 @dataclass(frozen=True)

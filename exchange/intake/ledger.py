@@ -183,6 +183,11 @@ def original_of(connection: Connection, sha256: str, stream: str) -> Entry | Non
     return None if row is None else _entry(row)
 
 
+def rows_are(number: int) -> str:
+    """Begin a sentence about so many rows."""
+    return "1 row is" if number == 1 else f"{number:,} rows are"
+
+
 def find(connection: Connection, number: int) -> Entry | None:
     """Give a file by its id; None if there is none. Locks nothing."""
     row = connection.execute(sa.select(intake).where(intake.c.id == number)).one_or_none()

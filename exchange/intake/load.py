@@ -238,7 +238,7 @@ def parks(terms: Terms) -> bool:
 
 
 def _told(entry: Entry) -> str:
-    return f"{entry.rows_loaded:,} rows are loaded, {entry.rows_parked:,} parked"
+    return f"{ledger.rows_are(entry.rows_loaded)} loaded, {entry.rows_parked:,} parked"
 
 
 class Segment:

@@ -57,6 +57,8 @@ class Cause(AsDict):
     fingerprint: str
     error: str
     letters: int
+    pointer: str
+    """Of which member of a record's data; nothing if it is of all of them."""
 
 
 @dataclass(frozen=True)
@@ -187,14 +189,14 @@ def find_file(connection: Connection, number: int) -> FileDetail:
     parts = _parts(connection, [row])[number]
     columns = dead_letter.c
     first = (
-        sa.select(columns.fingerprint, columns.error)
+        sa.select(columns.fingerprint, columns.error, sa.func.coalesce(columns.pointer, "").label("pointer"))
         .where(columns.intake == number, columns.state == DeadLetterState.PARKED)
         .order_by(columns.intake, columns.line)
         .limit(MOST_LETTERS)
         .subquery()
     )
     counting = sa.select(*first.c, sa.func.count()).group_by(*first.c).order_by(sa.func.count().desc(), first.c.error)
-    causes = tuple(Cause(one[0], one[1], one[2]) for one in connection.execute(counting))
+    causes = tuple(Cause(one[0], one[1], one[3], one[2]) for one in connection.execute(counting))
     letters = sum(one.letters for one in causes)
     return FileDetail(
         _file(row, parts), _format(row), parts, causes[:MOST_CAUSES], _history(connection, number), letters

@@ -23,9 +23,7 @@ def test_a_file_is_rehearsed_loaded_and_a_duplicate(pair: Pair) -> None:
     assert here.do("files").out == ""
 
     done = here.do("intake", str(path), *HOW, "--as", "ann")
-    assert (
-        done.out == "types.csv: 1 rows are loaded into profile_type, 3 bad ones are parked as dead letters (file 1)\n"
-    )
+    assert done.out == "types.csv: 1 row is loaded into profile_type, 3 bad ones are parked as dead letters (file 1)\n"
     assert "cells separated by ;" in done.err
     again = here.do("intake", str(path), *HOW)
     assert "as file 1 (types.csv, from ann), which is loaded; nothing was loaded, and --again" in again.out
