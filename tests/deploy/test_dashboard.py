@@ -28,8 +28,11 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARD = json.loads((DEPLOY / "grafana" / "exchange.json").read_text())
 RULES = DEPLOY / "prometheus" / "exchange.rules.yml"
 PROMETHEUS = shutil.which("prometheus")
-NEVER_THERE = {"exchange_alarm", "exchange_key_expiry_timestamp_seconds", "exchange_paused", "exchange_strangers"}
-"""What only some sides have: an alarm, a key with an end, a channel that was stopped, strangers' files."""
+NEVER_THERE = {
+    *("exchange_alarm", "exchange_key_expiry_timestamp_seconds", "exchange_paused", "exchange_strangers"),
+    *("exchange_intake_files", "exchange_intake_left_bytes", "exchange_intake_rows_per_second"),
+}
+"""What only some sides have: an alarm, a key with an end, a channel that was stopped, strangers' files, intakes."""
 
 pytestmark = [pytest.mark.thorough, pytest.mark.processes]
 
