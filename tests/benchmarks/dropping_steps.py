@@ -21,13 +21,9 @@ from exchange.database.tables import IntakeState
 from exchange.files.layout import Folders
 from exchange.files.spool import Spool
 from exchange.format.signing import TrustedKeys
-from exchange.intake import load, take_in
+from exchange.intake import given
 from exchange.intake.extract import Asked, extract
-from exchange.intake.ledger import Entry, NewFile
 from exchange.link.home import take_over
-from exchange.reading import Place
-from exchange.reading.detect import detect
-from exchange.reading.read import read
 from exchange.site import Site
 from tests.benchmarks.dropping_data import COLUMNS, channels, reading
 from tests.benchmarks.measuring import Clock, answer
@@ -62,23 +58,10 @@ def drop_in(clock: Clock, *, url: str, home: str, file: str, parked: int = 0) ->
     """Take in a file; exactly ``parked`` of its rows must be parked, all others loaded."""
     here = site(url, home)
     with clock:
-        entry = _taken_in(here, Path(file))
-    assert entry.state is IntakeState.LOADED, entry.message
-    assert entry.rows_parked == parked, f"{entry.rows_parked} rows were parked, expected {parked}"
-    return entry.rows_read
-
-
-def _taken_in(here: Site, path: Path) -> Entry:
-    intake = here.intakes[0]
-    with take_in.open_given(path) as file:
-        found = take_in.hashed(file)
-        stream = intake.stream_of(here.channels)
-        assert stream is not None
-        written = detect(file, path.name, intake, stream).format
-    terms = take_in.terms_of(here, intake, stream.name, written, found)
-    new = NewFile(intake.name, stream.name, path.name, str(path), found.sha256, found.length, written, terms, "bench")
-    number, _ = take_in.write_down(here, new, [(Place(written.start, written.line), None)])
-    return load.load_part(here, number, 0, read)
+        done = given.take_in(here, Path(file), here.intakes[0], "bench").file
+    assert done.state is IntakeState.LOADED, done.message
+    assert done.rows_parked == parked, f"{done.rows_parked} rows were parked, expected {parked}"
+    return done.rows_read
 
 
 def extract_csv(clock: Clock, *, url: str, home: str, file: str) -> int:
