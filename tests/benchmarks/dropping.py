@@ -21,7 +21,7 @@ PEERS = {"pandas to_sql": "pandas", "csvsql": "csvkit", "dlt append": "dlt"}
 _MODULES = {"pandas": "with_pandas", "csvkit": "with_csvsql", "dlt": "with_dlt_csv"}
 MEBIBYTE = 1024 * 1024
 SIZES = (10, 100, 1000)
-"""MB of the files by which memory is measured; ``--large`` adds 5,000."""
+"""MB of the files by which memory is measured, in proportion to the records; ``--large`` adds 5,000."""
 
 
 class _Drops:
@@ -125,21 +125,21 @@ def memory(shop: Workshop) -> Outcome:
     """Peak memory by the size of the file: once each, as it does not vary."""
     drops = _Drops(shop)
     row = len("".join(dropping_data.lines(1000))) / 1000
-    least, *_, most = sizes = (*SIZES, *((5000,) if shop.sizes.large else ()))
     scale = shop.sizes.one_batch / 1_000_000
+    sizes = [one * scale for one in (*SIZES, *((5000,) if shop.sizes.large else ()))]
     series: dict[str, Series] = {}
-    for megabytes_ in sizes:
-        file = drops.file(max(1000, round(megabytes_ * 1_000_000 * scale / row)))
-        series[f"{megabytes_:,} MB"] = [drops.drop_in("postgresql", file)]
-        note(f"  {megabytes_:,} MB: {series[f'{megabytes_:,} MB'][0].peak_bytes / 1e6:.0f} MB of memory")
+    for size in sizes:
+        file = drops.file(max(1000, round(size * 1_000_000 / row)))
+        series[f"{size:g} MB"] = [drops.drop_in("postgresql", file)]
+        note(f"  {size:g} MB: {series[f'{size:g} MB'][0].peak_bytes / 1e6:.0f} MB of memory")
         file.unlink()
         drops.file.cache_clear()
-    ours, beside = series[f"{most:,} MB"], series[f"{least:,} MB"]
-    what = f"peak memory, a file of {most:,} MB"
+    least, *_, most = series
+    what = f"peak memory, a file of {most}"
     return Outcome(
         (
-            peaks(f"{what} / of {least:,} MB", at_most(1.1), ours, beside),
-            Bar(what, at_most(200, "MB"), megabytes(ours)),
+            peaks(f"{what} / of {least}", at_most(1.1), series[most], series[least]),
+            Bar(what, at_most(200, "MB"), megabytes(series[most])),
         ),
         series,
     )
