@@ -315,6 +315,7 @@ def test_prune_keeps_what_is_young_and_the_last_batch_of_a_flow_for_ever(alike: 
         "folded": 0,
         "people": 0,
         "letters": 0,
+        "files": 0,
     }
     alike.one.limit(retention_days=-1.0)
     alike.other.limit(retention_days=-1.0)
@@ -330,6 +331,7 @@ def test_prune_keeps_what_is_young_and_the_last_batch_of_a_flow_for_ever(alike: 
         "folded": 2,
         "people": 0,
         "letters": 0,
+        "files": 0,
     }
     assert prune.prune_expired(alike.other.site).archived == 6
     assert prune.prune_expired(alike.one.site).sealed == 0
