@@ -72,6 +72,21 @@ _NEXT_OF_INSERTS = {
 }
 """Where a row whose key is there changes nothing, that key is a unique value like others."""
 
+_NEXT_OF_TAKEN = {**_NEXT_OF_INSERTS, Strategy.INSERT: Strategy.UNIQUE_CHECKED_INSERT}
+"""The same where a unique value was taken: what does not look for that would fail again."""
+
+_TAKEN_ON_SQLITE = {
+    sqlite3.SQLITE_CONSTRAINT_UNIQUE,
+    sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
+    sqlite3.SQLITE_CONSTRAINT_ROWID,
+}
+
+
+def _is_taken(error: BaseException | None) -> bool:
+    """Say whether the database refused a row because there is one with its key or a unique value of it."""
+    on_sqlite = getattr(error, "sqlite_errorcode", None) in _TAKEN_ON_SQLITE
+    return on_sqlite or getattr(error, "sqlstate", None) == UNIQUE_VIOLATION
+
 
 class BulkPath:
     """The upserts and deletes of one stream, each written to its table or kept in ``stage``.
@@ -259,7 +274,7 @@ class BulkPath:
     def _next_strategy(self, error: BaseException | None) -> Strategy:
         """Choose the cheapest strategy that may succeed after the database's ``error``."""
         if self._writing is Writing.INSERT:
-            return _NEXT_OF_INSERTS[self._strategy]
+            return _NEXT_OF_INSERTS[self._strategy] if not _is_taken(error) else _NEXT_OF_TAKEN[self._strategy]
         if self._strategy is Strategy.INSERT:
             return Strategy.UPSERT if self._is_key_taken(error) else Strategy.CHECKED_INSERT
         if self._strategy is Strategy.CHECKED_INSERT and not self._is_key_taken(error):

@@ -51,6 +51,8 @@ class Precheck(TemporaryTable):
         ``versions``: also of those no newer than the row of their key, ``tombstones``: than a delete of it.
         """
         conditions = [*self._break_a_constraint()]
+        if unique_values or self.writing is not Writing.INSERT:  # there a row that is taken is met by the next strategy
+            conditions += self._repeat_a_unique_value()
         if unique_values:
             conditions += self._take_a_unique_value()
         if versions:
@@ -90,13 +92,16 @@ class Precheck(TemporaryTable):
                     others = [arriving.alias("beside").c[name] for name in key.referred_columns]
                     missing &= sa.tuple_(*mine).not_in(sa.select(*others).where(*_not_null(others)))
                 yield sa.and_(*_not_null(mine), missing)
+        for check in self._constraints.checks[target]:
+            yield broken(check)
+
+    def _repeat_a_unique_value(self) -> Iterator[Condition]:
+        arriving = self.table
         for unique in self._uniques:
             if self.carries(unique.columns):
                 beside = arriving.alias("beside")
                 first = sa.select(sa.func.min(beside.c[LINE])).group_by(*(beside.c[name] for name in unique.columns))
                 yield sa.and_(*_not_null([arriving.c[name] for name in unique.columns]), arriving.c[LINE].not_in(first))
-        for check in self._constraints.checks[target]:
-            yield broken(check)
 
     def _take_a_unique_value(self) -> Iterator[Condition]:
         for unique in self._uniques:
