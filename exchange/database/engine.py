@@ -82,6 +82,9 @@ def _postgresql_engine(parsed: URL, lock_seconds: float, *, read_only: bool) -> 
     engine = create_engine(
         parsed,
         pool_pre_ping=True,
+        # As many as by default, but none is let go of after use: who serves many at once would connect all the time.
+        pool_size=15,
+        max_overflow=0,
         hide_parameters=True,
         isolation_level="READ COMMITTED",
         connect_args={

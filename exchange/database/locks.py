@@ -67,6 +67,11 @@ def epochs_lock(peer: str) -> str:
     return f"the epochs of {peer}"
 
 
+def requests_lock(profile: int) -> str:
+    """Name the lock under which the requests of a profile's users are counted and made (reference application)."""
+    return f"requests of profile {profile}"
+
+
 STRANGERS_LOCK = "import of strangers"
 """For batches of no channel that we know."""
 

@@ -24,7 +24,7 @@ from exchange.channels.schemas import Checker
 from exchange.database import clock
 from exchange.database.engine import now
 from exchange.database.errors import transient_errors
-from exchange.database.locks import wait_for, writing
+from exchange.database.locks import requests_lock, wait_for, writing
 from exchange.database.tables import asked, idempotency
 from exchange.format.errors import TransientError, printable
 from exchange.format.moments import to_rfc3339
@@ -112,7 +112,7 @@ def ask(
     profile = user.profile_type_id
     for _ in range(_MOVES):
         with transient_errors(), writing(engine) as connection:
-            wait_for(connection, f"requests of profile {profile}")
+            wait_for(connection, requests_lock(profile))
             with Session(connection) as session:
                 asker = session.get(User, user.id, options=[_WITH_PROFILE], with_for_update=_HELD)
                 if asker is None:
