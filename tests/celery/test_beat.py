@@ -139,10 +139,10 @@ def test_a_second_beat_of_a_home_waits_for_the_first_whatever_schedule_file_lies
 
     until(lambda: any("is beat here; this one goes on after it" in log.read_text() for log in logs))
     with redis.Redis.from_url(valkey_url) as client:
-        until(lambda: client.llen("exchange-response") == 4)
+        until(lambda: client.llen("exchange-response") == 5)
         waits = ["is beat here" in log.read_text() for log in logs].index(True)
         side.processes[1 - waits].terminate()
         assert side.processes[1 - waits].wait(30) == 0
-        until(lambda: client.llen("exchange-response") == 8)
+        until(lambda: client.llen("exchange-response") == 10)
         client.flushall()
     assert "Traceback" not in "".join(log.read_text() for log in logs)
