@@ -179,9 +179,8 @@ def _quotes(start: int) -> Iterator[Ugly]:
     yield Ugly(
         "all-quoted.csv",
         _csv(f'"{n}","a","1.50",""', f'"{n + 1}","b","",""', header='"id","name","price","note"'),
-        1,
-        {3: ("price", "cell")},
-        holds={n: {"price": "1.50", "note": ""}},
+        2,
+        holds={n: {"price": "1.50", "note": ""}, n + 1: {"price": None}},
     )
     n += 100
     yield Ugly("delimiters-in-quotes.csv", _csv(f'{n},"a,b;c\td|e"'), 1, holds={n: {"name": "a,b;c\td|e"}})
