@@ -1039,7 +1039,6 @@ requester_session = Table(
     Column("address", String(63), nullable=False),
     Index("uq_exchange_requester_session_family", "family", unique=True),
     Index("ix_exchange_requester_session_user_id", "user_id", "begun_at"),
-    Index("ix_exchange_requester_session_expires_at", "expires_at"),
 )
 """Who is signed in over HTTP: ``family`` and ``digest`` are the SHA-256 of both halves of the refresh token, the second
 of which is new each time. The newest of a user are kept, and a row goes once its session is over."""

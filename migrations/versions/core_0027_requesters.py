@@ -44,7 +44,6 @@ def upgrade() -> None:
     table = "exchange_requester_session"
     op.create_index("uq_exchange_requester_session_family", table, ["family"], unique=True)
     op.create_index("ix_exchange_requester_session_user_id", table, ["user_id", "begun_at"])
-    op.create_index("ix_exchange_requester_session_expires_at", table, ["expires_at"])
     op.create_table(
         "exchange_api_key",
         sa.Column("name", sa.String(63), nullable=False),

@@ -18,6 +18,7 @@ from exchange.database.engine import make_engine
 from exchange.database.errors import driver_errors, transient_errors
 from exchange.database.redact import words
 from exchange.format.errors import TransientError
+from exchange.reference.sql_handler import make_reader
 from exchange.tables.loader.copy import put
 
 CANARY = "canary-5e1f"
@@ -172,7 +173,7 @@ def test_what_the_driver_raises_past_sqlalchemy_quotes_no_value(engine: Engine) 
     assert CANARY not in shown(caught.value).replace(statement, "")
 
 
-def test_every_engine_of_the_product_is_made_in_one_place_and_hides_parameters(sqlite_url: str) -> None:
+def test_engines_are_made_in_two_places_ours_and_that_of_people_s_queries_and_hide_parameters(sqlite_url: str) -> None:
     making = {"create_engine", "engine_from_config", "create_async_engine"}
     made = {
         str(path.relative_to(PACKAGE))
@@ -183,9 +184,10 @@ def test_every_engine_of_the_product_is_made_in_one_place_and_hides_parameters(s
         if isinstance(node, ast.Name | ast.Attribute)
         and (node.id if isinstance(node, ast.Name) else node.attr) in making
     }
-    assert made == {"database/engine.py"}
+    assert made == {"database/engine.py", "reference/sql_handler.py"}
     for url in (sqlite_url, "postgresql+psycopg://nobody@127.0.0.1:1/none"):
         assert make_engine(url).hide_parameters
+        assert make_reader(url).hide_parameters
 
 
 def test_a_plain_sqlite_error_is_left_as_it_is() -> None:

@@ -188,6 +188,36 @@ def sign_in(connection: Connection, count: int) -> None:
     fill(connection, tables.proposal, count, what | closed)
 
 
+def ask(connection: Connection, count: int) -> None:
+    """Let so many users be signed in over HTTP, have asked, and programs have keys."""
+    moment = now()
+    later = moment + timedelta(days=20)
+    of_user: dict[str, Any] = {"user_id": lambda n: n}
+    session: dict[str, Any] = {
+        "id": lambda n: text_of("s", n),
+        "family": lambda n: text_of("f", n),
+        "digest": lambda n: text_of("d", n),
+        "begun_at": moment,
+        "renewed_at": moment,
+        "expires_at": later,
+        "address": "::1",
+    }
+    fill(connection, tables.requester_session, count, of_user | session)
+    key: dict[str, Any] = {
+        "name": lambda n: text_of("key ", n),
+        "scopes": "requests:read",
+        "digest": lambda n: text_of("d", n),
+        "old_digest": lambda n: text_of("o", n),
+        "made_by": "somebody",
+        "created_at": moment,
+        "expires_at": later,
+    }
+    fill(connection, tables.api_key, count, of_user | key)
+    fill(connection, tables.asked, count, of_user | {"profile_type_id": lambda n: n, "at": moment})
+    answered: dict[str, Any] = {"key": lambda n: text_of("k", n), "body": "b", "answer": "{}", "at": moment}
+    fill(connection, tables.idempotency, count, of_user | answered)
+
+
 def analyse(side: Side) -> None:
     """Let the database count, as it does by itself from time to time."""
     with side.engine.connect() as connection:

@@ -27,8 +27,11 @@ from exchange.operating import batch_pages, folding, prune
 from exchange.operating.batch_pages import BatchFilters
 from exchange.operating.retention_clock import RetentionClock
 from exchange.outgoing import resend
-from exchange.people import attempts, tokens
+from exchange.people import api_keys, attempts, tokens
 from exchange.people.sessions import Lifetime, list_sessions
+from exchange.reference.models import ProfileType, User
+from exchange.requesters import asking
+from exchange.requesters import sessions as requester_sessions
 from exchange.settings import Settings
 from exchange.watching.health import Health
 from exchange.watching.metrics import render_metrics
@@ -43,6 +46,7 @@ from tests.performance.history import (
     MANIFEST,
     act,
     analyse,
+    ask,
     fill,
     keep_files,
     park,
@@ -105,6 +109,7 @@ def receiver(request: pytest.FixtureRequest) -> Iterator[Side]:
         remember(connection, BATCHES)
         act(connection, BATCHES)
         sign_in(connection, BATCHES)
+        ask(connection, BATCHES)
         grow(connection, exchange_version=1)
 
     for side in filled(request, "two", "after years", fill_tables):
@@ -265,6 +270,14 @@ QUERIES: dict[str, Callable[[Side, Forger], object]] = {
         lambda side, _: attempts.begin_attempt(side.engine, "user 77", "10.0.0.7"),
     ),
     # Where else is this user signed in? Asked by `exchange users`, and at each sign-in.
+    "uq_exchange_requester_session_family": lambda side, _: renew_session(side),
+    "ix_exchange_requester_session_user_id": lambda side, _: end_sessions(side),
+    "ix_exchange_asked_at": lambda side, _: sweep_asked(side),
+    "ix_exchange_idempotency_at": lambda side, _: sweep_asked(side),
+    "ix_exchange_asked_user_id": lambda side, _: count_asked(side),
+    "ix_exchange_asked_profile_type_id": lambda side, _: count_asked(side),
+    "uq_exchange_api_key_digest": lambda side, _: show_key(side),
+    "ix_exchange_api_key_old_digest": lambda side, _: show_key(side),
     "ix_exchange_session_name": lambda side, _: list_sessions(side.engine, Lifetime(HOUR, HOUR), "user 77"),
     # Whose token is this? Asked at each call.
     "uq_exchange_token_digest": lambda side, _: tokens.person_of_token(side.engine, f"{tokens.PREFIX}77", "::1"),
@@ -323,6 +336,38 @@ def close_requests(side: Side) -> None:
 def prune_files(side: Side) -> None:
     """Let go of files alone: of dead letters and rows of the ledger there would be more to remove than to keep."""
     prune._prune_sealed(side.site, RetentionClock(side.site.spool.folders))
+
+
+def end_sessions(side: Side) -> None:
+    """End all that a user is signed in by over HTTP."""
+    with writing(side.engine) as connection:
+        assert requester_sessions.end_of(connection, 77) == 1
+        connection.rollback()
+
+
+def sweep_asked(side: Side) -> None:
+    """Let go of what is over of those who ask over HTTP."""
+    with writing(side.engine) as connection:
+        assert asking.sweep_asked(connection, 3600.0) + requester_sessions.sweep(connection) == 0
+
+
+def count_asked(side: Side) -> None:
+    """See whether a user, or all of a profile, asked too often."""
+    asker = User(id=77, profile_type_id=77, profile_type=ProfileType(id=77, name="some"))
+    with reading(side.engine) as connection:
+        asking._refuse_many(connection, asking.Limits(3600.0, 10, 10), asker)
+
+
+def show_key(side: Side) -> None:
+    """Show what is no API key."""
+    with reading(side.engine) as connection:
+        assert api_keys.find_shown(connection, f"{api_keys.PREFIX}77") is None
+
+
+def renew_session(side: Side) -> None:
+    """Show what renews no session."""
+    with pytest.raises(requester_sessions.NotRenewed):
+        requester_sessions.renew(side.engine, "a.b")
 
 
 def test_every_index_is_there_for_a_query() -> None:
