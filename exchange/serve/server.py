@@ -55,6 +55,8 @@ class _Bounded(H11Protocol):
 
     _checks: asyncio.TimerHandle | None = None
     _was_idle = False
+    _latest: object = None
+    """What was asked last when it was looked the last time."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -71,12 +73,12 @@ class _Bounded(H11Protocol):
 
     def _watch(self) -> None:
         idle = getattr(self.cycle, "response_complete", True)
-        if idle and self._was_idle and not self.transport.is_closing():
+        if idle and self._was_idle and self.cycle is self._latest and not self.transport.is_closing():
             if self.conn.trailing_data[0]:
                 self.transport.write(_as_bytes(_TOO_SLOW))
             self.transport.close()
             return
-        self._was_idle = idle
+        self._was_idle, self._latest = idle, self.cycle
         self._checks = self.loop.call_later(REQUEST_SECONDS, self._watch)
 
 

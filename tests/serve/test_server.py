@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import http.client
 import json
@@ -20,14 +21,20 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
+import uvicorn
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
 from exchange.files import pid_lock
 from exchange.operating.prepare import prepare
+from exchange.serve import server
 from exchange.settings import Settings
 from tests.cli.conftest import Side
 
@@ -198,3 +205,31 @@ def test_it_speaks_https_itself_with_a_certificate_and_says_what_is_wrong_with_o
     alone = environment(home, SERVE_CERTIFICATE_FILE=str(certificate))
     done = subprocess.run(command, cwd=home, env=alone, capture_output=True, text=True, check=False)
     assert "expected EXCHANGE_SERVE_KEY_FILE beside EXCHANGE_SERVE_CERTIFICATE_FILE" in done.stderr
+
+
+def test_a_connection_that_is_used_again_and_again_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "REQUEST_SECONDS", 0.2)
+
+    async def well(_: Request) -> Response:
+        return PlainTextResponse("well")
+
+    async def asked() -> int:
+        app = Starlette(routes=[Route("/", well)])
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            config = uvicorn.Config(app, http=server._Bounded, loop="asyncio", log_config=None)
+            serving = uvicorn.Server(config)
+            task = asyncio.create_task(serving.serve(sockets=[listening]))
+            reader, writer = await asyncio.open_connection(*listening.getsockname())
+            answers = 0
+            for _ in range(12):
+                writer.write(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+                answers += b"200 OK" in await reader.readuntil(b"well")
+                await asyncio.sleep(0.1)
+            idle = await asyncio.wait_for(reader.read(), 5)
+            assert idle == b""  # and let go of once it is not
+            writer.close()
+            serving.should_exit = True
+            await task
+        return answers
+
+    assert asyncio.run(asked()) == 12
