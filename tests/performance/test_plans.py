@@ -295,6 +295,9 @@ AS_WELL = {
 NOT_TAKEN = {"ix_exchange_proposal_open"}
 """And what is there for a query that was not seen to take it: proposals that wait are read by their numbers."""
 
+COUNTED = {"ix_exchange_asked_at", "ix_exchange_idempotency_at"}
+"""And what PostgreSQL takes once it has counted: before that it believes that most rows are old."""
+
 KEEPING = {"uq_exchange_audit_previous", "uq_exchange_message_once", "uq_exchange_retry_open"}
 """And those in which nobody looks anything up: they keep two acts from following on the same one, a report from being
 sent twice, and a selection from being tried twice at once."""
@@ -384,6 +387,8 @@ def test_each_index_is_used_by_its_query(receiver: Side, forger: Forger, *, anal
     for name, work in QUERIES.items():
         with watched(receiver.engine) as seen:
             work(receiver, forger)
+        if not analysed and name in COUNTED:
+            continue
         if not {name, AS_WELL.get(name, name)} & set(seen.indexes) or seen.read_whole(*GROWING):
             unused[name] = (seen.indexes, seen.read_whole(*GROWING))
 

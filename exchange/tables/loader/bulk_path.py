@@ -27,6 +27,7 @@ from exchange.tables.loader.checks import Refusal
 from exchange.tables.loader.constraints import Constraints
 from exchange.tables.loader.copy import goes_on, put
 from exchange.tables.loader.precheck import Precheck
+from exchange.tables.loader.screened import Screened, may_screen
 from exchange.tables.loader.staging import LINE, Key, Rows, Stage, TemporaryTable
 from exchange.tables.loader.traits import TableFault, traits_of
 from exchange.tables.loader.writing import Writing
@@ -189,7 +190,11 @@ class BulkPath:
         may_be_deleted = not self._writing.is_own and min(rows.versions) <= self._newest_tombstone
         if self._strategy is Strategy.INSERT and not may_be_deleted and self._try(rows):
             return
-        rows = self._last_of_each(rows)
+        if not self._insert_past_bad(rows):
+            self._write_checked(self._last_of_each(rows), may_be_deleted=may_be_deleted)
+
+    def _write_checked(self, rows: Rows, *, may_be_deleted: bool) -> None:
+        """Write rows of which some may be bad, as the strategy says, or as the next one that succeeds."""
         if self._repeats_a_key(rows):
             self._add_to_stage(rows)
             return
@@ -208,6 +213,29 @@ class BulkPath:
                     self._add_to_stage(suspect)
                 return
         self._add_to_stage(rows)
+
+    def _insert_past_bad(self, rows: Rows) -> bool:
+        """Insert own rows by one statement and stage what it leaves; say whether that could be done."""
+        left = None if self._screened is None else self._screened.insert(rows)
+        if left is None:
+            self._screened = None  # what one chunk has another one is likely to have
+            return False
+        self.written += len(rows.rows) - len(left)
+        if left:
+            self._add_to_stage(rows.parted(left)[1])
+        if len(left) > len(rows.rows) * WORTHWHILE:
+            self._strategy = Strategy.STAGE
+        return True
+
+    @cached_property
+    def _screened(self) -> Screened | None:
+        """What inserts own rows past those that are forbidden, where that can be."""
+        if self._writing is not Writing.INSERT:
+            return None
+        constraints = self._reflect()
+        if not may_screen(self._connection, self.stream, self.traits, constraints):
+            return None
+        return Screened(self._connection, self.stream, f"exchange_screened_{self._number}", constraints)
 
     def _repeats_a_key(self, rows: Rows) -> bool:
         """Say whether a statement that may change rows would write one twice, which none can."""
