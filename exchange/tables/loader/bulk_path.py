@@ -222,7 +222,7 @@ class BulkPath:
             return False
         self.written += len(rows.rows) - len(left)
         if left:
-            self._add_to_stage(rows.parted(left)[1])
+            self._add_to_stage(rows.on(left))
         if len(left) > len(rows.rows) * WORTHWHILE:
             self._strategy = Strategy.STAGE
         return True

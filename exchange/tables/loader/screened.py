@@ -62,7 +62,9 @@ class Screened(TemporaryTable):
                 parent = key.parent.alias("parent")
                 there = sa.exists().where(*equal(parent, key.referred_columns, mine))
                 good.append(sa.or_(*(column.is_(None) for column in mine), there))
-        rows = sa.select(*(arriving.c[name] for name in names)).where(*good).order_by(arriving.c[LINE])
+        rows = sa.select(*(arriving.c[name] for name in names)).where(*good)
+        if constraints.uniques[target.key]:  # of rows that share another value than the key the first stays
+            rows = rows.order_by(arriving.c[LINE])
         insert = postgresql.insert(target).from_select(names, rows).on_conflict_do_nothing()
         written = insert.returning(*self.key(target)).cte("written")
         inserted = sa.exists().where(*(a == b for a, b in zip(self.key(written), self.key(arriving), strict=True)))

@@ -55,6 +55,10 @@ class Rows(NamedTuple):
         there = [line in lines for line in self.lines]
         return self._only([not one for one in there]), self._only(there)
 
+    def on(self, lines: Collection[int]) -> Rows:
+        """Give those that stand on ``lines``, of which there are few."""
+        return self._only([line in lines for line in self.lines])
+
     def _only(self, which: Sequence[bool]) -> Rows:
         members: list[Any] = [list(compress(member, which)) for member in self[1:]]
         return Rows(self.op, *members)
