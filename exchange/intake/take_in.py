@@ -7,7 +7,6 @@ import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 from exchange.channels.intake import Intake
@@ -105,8 +104,3 @@ def duplicate_of(original: Entry) -> str:
         f"the same bytes were taken in on {in_words(original.created_at)} as file {original.id}"
         f" ({original.file}, from {original.who}), which is {original.state}"
     )
-
-
-def open_given(path: Path) -> BinaryIO:
-    """Open a file that a person named. Raises OSError."""
-    return open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")  # noqa: PTH123 - the caller closes it

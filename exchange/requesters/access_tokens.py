@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import jwt
@@ -94,8 +94,3 @@ def issuer(network: str) -> str:
 def audience(network: str) -> str:
     """Name what a token is good for."""
     return f"exchange {network} requests"
-
-
-def ends_at(keys_rotated_at: datetime) -> datetime:
-    """Say when all tokens that were signed before a moment have ended."""
-    return keys_rotated_at + LASTS + timedelta(seconds=SKEW_SECONDS)

@@ -94,7 +94,7 @@ class Members:
         declared = Intake("members", stream=how.pop("stream", "member"), written=written, **how)
         stream = declared.stream_of(self.side.site.channels)
         assert stream is not None
-        with take_in.open_given(path) as file:
+        with path.open("rb") as file:
             found = take_in.hashed(file)
             format_ = detect(file, name, declared, stream).format
         terms = take_in.terms_of(self.side.site, declared, stream.name, format_, found)

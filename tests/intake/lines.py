@@ -83,7 +83,7 @@ class Loads:
         columns = [*next(row for row in rows if isinstance(row, dict))]
         written = FileFormat("jsonl", columns=columns)
         intake = Intake("some", stream=stream, **how)
-        with take_in.open_given(path) as file:
+        with path.open("rb") as file:
             found = take_in.hashed(file)
         terms = take_in.terms_of(self.side.site, intake, stream, written, found)
         size = [0, *(len(one) for one in path.read_bytes().splitlines(keepends=True))]

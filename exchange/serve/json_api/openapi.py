@@ -86,7 +86,6 @@ def document(endpoints: Iterable[Endpoint], prefix: str) -> dict[str, Any]:
     }
 
 
-_REFERENCE = {"$ref": "#/components/schemas/Problem"}
 _PROBLEM = {
     "type": "object",
     "required": ["title", "status", "detail"],

@@ -1,9 +1,10 @@
 """The bulk path: upserts of one stream on their way into its table, as directly as what came before allows.
 
 New rows are inserted by the database's own bulk load. Where it refuses that, rows that may be bad are found by a
-precheck first and staged for the end of the load, and the others are inserted. Where keys are there already one
-statement inserts and updates. Where most rows are suspect all are staged. There is no way back to a cheaper strategy,
-so that a load pays for what its rows need and hardly more.
+precheck first and staged for the end of the load, and the others are inserted; own rows on PostgreSQL by one statement
+that leaves out the bad ones (``screened``). Where keys are there already one statement inserts and updates. Where most
+rows are suspect all are staged. There is no way back to a cheaper strategy, so that a load pays for what its rows need
+and hardly more.
 """
 
 from __future__ import annotations
