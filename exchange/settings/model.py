@@ -1,73 +1,84 @@
-"""Settings: ``EXCHANGE_*`` variables or a ``.env``, read once into one validated object.
-
-Every fault is found at once and said in one sentence: the variable, what was expected, what was found. Values
-that may hold a password are never printed. The file is ``.env`` in the working folder, or the one that
-``EXCHANGE_ENV_FILE`` names; a variable of the process goes before it. One that somebody else than we or root could
-have written is refused: it says what is run. Relative paths start at that named file's folder, else at the working
-folder.
-"""
+"""One side's settings: every variable with its kind, its default and its description, and what follows from them."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import importlib.util
-import io
 import ipaddress
-import os
 import re
-from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
-from dotenv import dotenv_values
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from sqlalchemy.engine import make_url
 
 from exchange.database.engine import LOCK_SECONDS, sqlite_url
 from exchange.database.tables import DeadLetterState
 from exchange.files import carrier_group
-from exchange.files.ownership import WrongOwner, read_ours
 from exchange.format.batch import ReadLimits
 from exchange.format.errors import printable
-from exchange.format.names import KEY_NAME, NAME
+from exchange.format.names import NAME
 from exchange.limits import Held, Limits
+from exchange.settings import told, urls
+from exchange.settings.faults import PREFIX, SettingsFaults, variable_name
+from exchange.settings.files import one_line
+from exchange.settings.kinds import (
+    Attribute,
+    BrokerUrl,
+    ChannelsOff,
+    CredentialsFile,
+    DatabaseUrl,
+    Days,
+    Expected,
+    FirstLoad,
+    Folder,
+    Group,
+    HandlerNames,
+    HeaderName,
+    HeldActs,
+    Host,
+    Hours,
+    KeyName,
+    LinkKind,
+    LogFormat,
+    LogLevel,
+    Minutes,
+    Mode,
+    NetworkName,
+    Networks,
+    NotifyLevel,
+    NotifyUrls,
+    Number,
+    OptionalDatabaseUrl,
+    OptionalFile,
+    OptionalFolder,
+    Origins,
+    PasswordFile,
+    Patience,
+    Port,
+    Positive,
+    Recipient,
+    ReportRhythm,
+    RoleName,
+    Seconds,
+    Share,
+    Switch,
+    TaskSeconds,
+    TimeOfDay,
+    TomlFile,
+    WebUrl,
+    Window,
+)
 
-PREFIX = "EXCHANGE_"
-ENV_FILE = "EXCHANGE_ENV_FILE"
 REFERENCE_APP = "exchange.reference:channels"
 
 _LIMITS = Limits()
 _ANSWERING_NETWORK = "response"
 _ASKING_NETWORK = "request"
-_TYPO_LIKENESS = 0.75
-_DATABASES = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg")
-_BROKERS = ("redis", "rediss", "redis+socket")
-_LONGEST_PASSWORD = 4096
 _SHORTEST_TOKEN = 16
 _SHORTEST_SECRET = 16
-_ONE_HANDLER = r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\s*=\s*)?(sql|http|echo|[A-Za-z_][\w.]*:[A-Za-z_]\w*)"
-_TARGET = re.compile(r"((?P<name>[a-z][a-z0-9_-]{0,30})=)?(?P<url>(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,31})://\S+)")
-
 _ORIGIN = re.compile(r"https?://[0-9a-z](?:[0-9a-z.-]{0,252}[0-9a-z])?(?::[0-9]{1,5})?")
-
-WEBHOOKS = ("exchange+https", "exchange+http")
-"""Schemes of our own signed webhook."""
-_SECRET = "a text that is no such URL (not shown: it may hold a password)"  # noqa: S105 - words, not a secret
-
 
 NEEDS_RESTART = frozenset(
     {
@@ -77,155 +88,6 @@ NEEDS_RESTART = frozenset(
     }
 )
 """Settings by which a process was set up: until it is started again the old ones hold."""
-
-
-class SettingsFaults(Exception):  # noqa: N818 - it carries the faults
-    """What is wrong with the settings: ``faults``, one sentence each."""
-
-    def __init__(self, faults: list[str]) -> None:
-        super().__init__("\n".join(faults))
-        self.faults = faults
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What a variable takes, in the words that follow "expected" in a fault."""
-
-    words: str
-
-
-@dataclass(frozen=True)
-class NotifyTarget:
-    """Somebody who is told: by ``name`` everywhere, as ``url`` holds secrets."""
-
-    name: str
-    url: str = dataclasses.field(repr=False)
-
-    @property
-    def scheme(self) -> str:
-        """How they are told."""
-        return self.url.partition("://")[0]
-
-
-@dataclass(frozen=True)
-class Variable:
-    """One setting as people see it, for ``env.example``. ``default`` is None for a required one."""
-
-    name: str
-    description: str
-    expected: str
-    default: str | None
-
-
-def _octal(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    if not re.fullmatch(r"0?o?[0-7]{3}", value):
-        raise ValueError(f"expected permissions as octal digits, such as 0755, found {printable(repr(value))}")
-    return int(value.replace("o", ""), 8)
-
-
-def _absolute(path: Path) -> Path:
-    """Make a path absolute, from the named settings file's folder or else the working folder."""
-    named = os.environ.get(ENV_FILE)
-    base = Path(named).absolute().parent if named else Path.cwd()
-    try:
-        os.fspath(path).encode()
-        return Path(os.path.normpath(base / path.expanduser()))
-    except UnicodeError:
-        raise ValueError(f"expected a path in UTF-8, found {printable(repr(str(path)))}") from None
-    except RuntimeError:
-        raise ValueError(f"expected a path, found {printable(repr(str(path)))} and no home to begin it with") from None
-
-
-NetworkName = Annotated[
-    str,
-    Field(pattern=f"^{NAME.pattern}$"),
-    Expected("a name of at most 31 lower-case letters, digits and _ that begins with a letter"),
-]
-KeyName = Annotated[
-    str | None,
-    Field(pattern=f"^{KEY_NAME.pattern}$"),
-    Expected("the name of a key, as `exchange keys list` shows it"),
-]
-Attribute = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"), Expected("package.module:attribute")]
-HandlerNames = Annotated[
-    str,
-    Field(pattern=rf"^{_ONE_HANDLER}(\s*,\s*{_ONE_HANDLER}){{0,31}}$"),
-    Expected("sql, http, echo or package.module:function; or several with commas, each with KIND= before it or not"),
-]
-TomlFile = Annotated[Path | None, AfterValidator(lambda path: path and _absolute(path)), Expected("a file in TOML")]
-OptionalDatabaseUrl = Annotated[str | None, Expected("a SQLAlchemy URL of SQLite or PostgreSQL")]
-CredentialsFile = Annotated[
-    Path | None,
-    AfterValidator(lambda path: path and _absolute(path)),
-    Expected("a file of one line, such as ApiKey and the key"),
-]
-Folder = Annotated[Path, AfterValidator(_absolute), Expected("a folder")]
-OptionalFolder = Annotated[Path | None, AfterValidator(lambda path: path and _absolute(path)), Expected("a folder")]
-PasswordFile = Annotated[
-    Path | None, AfterValidator(lambda path: path and _absolute(path)), Expected("a file of one line")
-]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False), Expected("a number of seconds above 0")]
-Patience = Annotated[float, Field(ge=0, allow_inf_nan=False), Expected("a number of seconds, 0 or more")]
-Minutes = Annotated[float, Field(gt=0, allow_inf_nan=False), Expected("a number of minutes above 0")]
-Hours = Annotated[float, Field(gt=0, allow_inf_nan=False), Expected("a number of hours above 0")]
-Days = Annotated[float, Field(gt=0, allow_inf_nan=False), Expected("a number of days above 0")]
-Share = Annotated[float, Field(ge=0, le=1), Expected("a share from 0 to 1")]
-Positive = Annotated[int, Field(ge=1, le=2**62), Expected("a whole number, 1 or more")]
-Number = Annotated[int, Field(ge=0, le=2**62), Expected("a whole number, 0 or more")]
-Mode = Annotated[int, BeforeValidator(_octal), Expected("permissions as octal digits, such as 0755")]
-Host = Annotated[str, Field(pattern=r"^[0-9A-Za-z.:_-]{1,253}$"), Expected("an address or a name of this machine")]
-Port = Annotated[int, Field(ge=0, le=65535), Expected("a port, from 0 to 65535")]
-Switch = Annotated[bool, Expected("true or false")]
-Recipient = Annotated[
-    str | None, Field(pattern=r"^age1[02-9ac-hj-np-z]{10,2000}$"), Expected("a public key of age, such as age1...")
-]
-Group = Annotated[str | None, Expected("the name or the number of a group")]
-LogLevel = Annotated[
-    Literal["DEBUG", "INFO", "WARNING", "ERROR"],
-    BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value),
-    Expected("DEBUG, INFO, WARNING or ERROR"),
-]
-LogFormat = Annotated[Literal["console", "json"], Expected("console or json")]
-ChannelsOff = Annotated[
-    str, Expected("names of channels with commas between, each as it is or with :in or :out behind it")
-]
-FirstLoad = Annotated[Literal["auto", "never"], Expected("auto or never")]
-LinkKind = Annotated[Literal["two-way", "one-way"], Expected("two-way or one-way")]
-DatabaseUrl = Annotated[str, Expected("a SQLAlchemy URL of SQLite or PostgreSQL")]
-NotifyUrls = Annotated[
-    str | None, Expected("URLs with spaces or line ends between them, each with NAME= before it or not")
-]
-NotifyLevel = Annotated[Literal["warning", "fault"], Expected("warning or fault")]
-WebUrl = Annotated[str | None, Expected("an https:// or http:// URL")]
-OptionalFile = Annotated[Path | None, AfterValidator(lambda path: path and _absolute(path)), Expected("a file in PEM")]
-HeaderName = Annotated[
-    str | None,
-    Field(pattern=r"^[A-Za-z][A-Za-z0-9-]{0,62}$"),
-    Expected("the name of a header, such as X-Forwarded-User"),
-]
-Networks = Annotated[str, Expected("addresses or networks with commas between, such as 10.1.2.3,10.2.0.0/16")]
-Window = Annotated[
-    float, Field(gt=0, le=86_400, allow_inf_nan=False), Expected("a number of seconds above 0, up to 86400")
-]
-Origins = Annotated[str, Expected("origins with commas between, such as https://app.example.org,http://localhost:3000")]
-RoleName = Annotated[
-    Literal["viewer", "operator", "administrator"] | None, Expected("viewer, operator or administrator")
-]
-HeldActs = Annotated[
-    str,
-    Expected(f"names with commas between, each one of {', '.join(Held)}"),
-]
-ReportRhythm = Annotated[
-    Literal["daily", "weekly", "daily,weekly"] | None,
-    BeforeValidator(
-        lambda value: ",".join(sorted(value.replace(" ", "").split(","))) if isinstance(value, str) else value
-    ),
-    Expected("daily, weekly or daily,weekly"),
-]
-TimeOfDay = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$"), Expected("a time of day as 07:00")]
-BrokerUrl = Annotated[str | None, Expected("a redis://, rediss:// or sentinel:// URL")]
 
 
 class Settings(BaseModel):
@@ -446,8 +308,8 @@ class Settings(BaseModel):
         default=_LIMITS.alarm_days, description="Alarm if a dead letter has been parked for longer than this."
     )
     worker_concurrency: Positive = Field(default=2, description="Tasks a worker runs at once.")
-    task_seconds: Annotated[float, Field(ge=10, allow_inf_nan=False), Expected("a number of seconds, 10 or more")] = (
-        Field(default=3600.0, description="Hard time limit of a task, in seconds; its transaction is rolled back.")
+    task_seconds: TaskSeconds = Field(
+        default=3600.0, description="Hard time limit of a task, in seconds; its transaction is rolled back."
     )
     lock_seconds: Seconds = Field(
         default=LOCK_SECONDS, description="How long a statement waits for a lock of somebody else's, on PostgreSQL."
@@ -555,24 +417,24 @@ class Settings(BaseModel):
     @classmethod
     def _notify_urls(cls, text: str | None) -> str | None:
         if text is not None:
-            _targets(text.split())
+            told.targets(text.split())
         return text
 
     @field_validator("notify_file")
     @classmethod
     def _notify_lines(cls, file: Path | None) -> Path | None:
         if file is not None:
-            _targets(_lines(file))
+            told.targets(told.all_targets(None, file))
         return file
 
     @field_validator("notify_secret_file")
     @classmethod
     def _notify_secret(cls, file: Path | None, info: ValidationInfo) -> Path | None:
         text, urls = info.data.get("notify"), info.data.get("notify_file")
-        signed = [one for one in _targets(_all_targets(text, urls)) if one.scheme in WEBHOOKS]
+        signed = [one for one in told.targets(told.all_targets(text, urls)) if one.scheme in told.WEBHOOKS]
         if file is None and signed:
             raise ValueError(f"expected a file with the secret that {signed[0].name} is signed with, found none")
-        if file is not None and len(_password(file)) < _SHORTEST_SECRET:
+        if file is not None and len(one_line(file)) < _SHORTEST_SECRET:
             raise ValueError(
                 f"expected a secret of at least {_SHORTEST_SECRET} characters, found a shorter one in"
                 f" {printable(str(file))} (not shown); `openssl rand -hex 32` makes one"
@@ -607,7 +469,7 @@ class Settings(BaseModel):
     def _known_origins(cls, text: str) -> str:
         for one in _words(text):
             if not _ORIGIN.fullmatch(one):
-                raise ValueError(f"expected {_expected('requests_origins')}, found {printable(repr(one), 80)}")
+                raise ValueError(f"expected {expected('requests_origins')}, found {printable(repr(one), 80)}")
         return text
 
     @field_validator("serve_proxy_header")
@@ -622,7 +484,7 @@ class Settings(BaseModel):
     def _known_acts(cls, text: str) -> str:
         for name in _words(text):
             if name not in set(Held):
-                raise ValueError(f"expected {_expected('four_eyes')}, found {printable(repr(name), 80)}")
+                raise ValueError(f"expected {expected('four_eyes')}, found {printable(repr(name), 80)}")
         return text
 
     @field_validator("peer")
@@ -657,7 +519,7 @@ class Settings(BaseModel):
     @classmethod
     def _password_in(cls, file: Path | None) -> Path | None:
         if file is not None:
-            _password(file)
+            one_line(file)
         return file
 
     @field_validator("database_url")
@@ -668,7 +530,7 @@ class Settings(BaseModel):
             if file is not None:
                 raise ValueError(f"expected the URL of a PostgreSQL beside {PREFIX}DATABASE_PASSWORD_FILE, found none")
             return sqlite_url(info.data.get("home", Path()) / "exchange.db")
-        return _checked_database(value, file, "DATABASE_PASSWORD_FILE")
+        return urls.checked_database(value, file, "DATABASE_PASSWORD_FILE")
 
     @field_validator("handler_database_url")
     @classmethod
@@ -680,14 +542,14 @@ class Settings(BaseModel):
                     f"expected the URL of a PostgreSQL beside {PREFIX}HANDLER_DATABASE_PASSWORD_FILE, found none"
                 )
             return None
-        return _checked_database(value, file, "HANDLER_DATABASE_PASSWORD_FILE")
+        return urls.checked_database(value, file, "HANDLER_DATABASE_PASSWORD_FILE")
 
     @field_validator("handler_http_url")
     @classmethod
     def _service(cls, url: str | None) -> str | None:
         if url is None:
             return None
-        if not _is_plain(url):
+        if not urls.is_plain(url):
             raise ValueError(
                 "expected an address such as https://search.example:9200, without a user, a ? or a #, found something"
                 " else (not shown: it may hold a secret)"
@@ -697,21 +559,7 @@ class Settings(BaseModel):
     @field_validator("broker_url")
     @classmethod
     def _broker(cls, value: str | None, info: ValidationInfo) -> str | None:
-        file = info.data.get("broker_password_file")
-        if value is None:
-            if file is not None:
-                raise ValueError(f"expected the URL of a Redis beside {PREFIX}BROKER_PASSWORD_FILE, found none")
-            return None
-        if value.startswith("sentinel:"):
-            return _sentinels(value)
-        try:
-            url = urlsplit(value)
-            scheme, complete = url.scheme, bool(url.hostname or url.path) and url.port != 0
-        except ValueError:
-            scheme, complete = "", False
-        if scheme not in _BROKERS or not complete:
-            raise ValueError(f"expected a URL such as redis://:password@host:6379/0, found {_SECRET}")
-        return value if file is None else _with_broker_password(value, file)
+        return urls.checked_broker(value, info.data.get("broker_password_file"))
 
     @field_validator("channels_off")
     @classmethod
@@ -719,7 +567,7 @@ class Settings(BaseModel):
         for name, way in _named(value):
             if not NAME.fullmatch(name) or way not in {"", "in", "out"}:
                 found = printable(repr(f"{name}:{way}" if way else name), 80)
-                raise ValueError(f"expected {_expected('channels_off')}, found {found}")
+                raise ValueError(f"expected {expected('channels_off')}, found {found}")
         return value
 
     @field_validator("carrier_group", "intake_group")
@@ -757,10 +605,10 @@ class Settings(BaseModel):
         return redbeat
 
     @property
-    def notify_targets(self) -> tuple[NotifyTarget, ...]:
+    def notify_targets(self) -> tuple[told.NotifyTarget, ...]:
         """Who is told. Raises SettingsFaults if the file of them is gone or was changed since."""
         try:
-            return _targets(_all_targets(self.notify, self.notify_file))
+            return told.targets(told.all_targets(self.notify, self.notify_file))
         except ValueError as error:
             raise SettingsFaults([f"{PREFIX}NOTIFY_FILE: {error}"]) from error
 
@@ -768,7 +616,7 @@ class Settings(BaseModel):
     def notify_secret(self) -> bytes:
         """What webhooks are signed with. Raises SettingsFaults if its file is gone."""
         try:
-            return _password(self.notify_secret_file).encode() if self.notify_secret_file else b""
+            return one_line(self.notify_secret_file).encode() if self.notify_secret_file else b""
         except ValueError as error:
             raise SettingsFaults([f"{PREFIX}NOTIFY_SECRET_FILE: {error}"]) from error
 
@@ -881,7 +729,7 @@ class Settings(BaseModel):
     def handler_http_credentials(self) -> str | None:
         """What the service is shown. Raises SettingsFaults if its file can't be read."""
         try:
-            return _password(self.handler_http_credentials_file) if self.handler_http_credentials_file else None
+            return one_line(self.handler_http_credentials_file) if self.handler_http_credentials_file else None
         except ValueError as error:
             raise SettingsFaults([f"{PREFIX}HANDLER_HTTP_CREDENTIALS_FILE: {error}"]) from error
 
@@ -897,7 +745,7 @@ class Settings(BaseModel):
             return None
         name = variable_name("serve_token_file")
         try:
-            token = _password(self.serve_token_file)
+            token = one_line(self.serve_token_file)
         except ValueError as error:
             raise SettingsFaults([f"{name}: {str(error).replace('the password', 'the token')}"]) from error
         if len(token) < _SHORTEST_TOKEN:
@@ -907,7 +755,7 @@ class Settings(BaseModel):
     @property
     def passwords(self) -> tuple[str | None, ...]:
         """What no log may show, beside whole URLs. What can't be read now is not among them."""
-        found = [make_url(self.database_url).password, *_broker_passwords(self.broker_url or "")]
+        found = [make_url(self.database_url).password, *urls.broker_passwords(self.broker_url or "")]
         if self.handler_database_url:
             found.append(make_url(self.handler_database_url).password)
         with suppress(SettingsFaults):
@@ -917,8 +765,8 @@ class Settings(BaseModel):
         with suppress(SettingsFaults):
             found.append(self.notify_secret.decode())
         with suppress(SettingsFaults):
-            found += [word for target in self.notify_targets for word in _secrets_of(target.url)]
-        return (*found, *_secrets_of(self.notify_alive or ""))
+            found += [word for target in self.notify_targets for word in told.secrets_of(target.url)]
+        return (*found, *told.secrets_of(self.notify_alive or ""))
 
     @property
     def shown_database_url(self) -> str:
@@ -926,117 +774,10 @@ class Settings(BaseModel):
         return make_url(self.database_url).set(query={}).render_as_string(hide_password=True)
 
 
-def load_settings(given: Mapping[str, Any] | None = None) -> Settings:
-    """Read and check all settings; ``given`` values, by the names of their fields, go before.
-
-    Raises SettingsFaults with every fault.
-    """
-    given = given or {}
-    faults: list[str] = []
-    content = _read_env_file(faults)
-    faults += misspelt(set(os.environ) | set(content))
-    known = ", ".join(Settings.model_fields)
-    faults += [
-        f"{printable(name)}: expected a setting ({known}), found none of this name"
-        for name in given.keys() - Settings.model_fields.keys()
-    ]
-    try:
-        settings = Settings(**{**_texts(content), **given})
-    except ValidationError as error:
-        faults += [_sentence(fault) for fault in error.errors(include_url=False)]
-        raise SettingsFaults(faults) from None
-    if faults:
-        raise SettingsFaults(faults)
-    return settings
-
-
-def variables() -> Iterator[Variable]:
-    """List every variable in the order of the class."""
-    for name, field in Settings.model_fields.items():
-        required = field.is_required()
-        yield Variable(
-            variable_name(name),
-            field.description or "",
-            _expected(name),
-            None if required else _written(field.default, name),
-        )
-
-
-def variable_name(field: str) -> str:
-    """Name the variable of a field."""
-    return PREFIX + field.upper()
-
-
-def misspelt(names: set[str]) -> list[str]:
-    """Say which variables look like a misspelt setting; one that resembles none is not ours to judge."""
-    known = {variable_name(name).removeprefix(PREFIX) for name in Settings.model_fields}
-    faults = []
-    for name in sorted(names):
-        ours, _, rest = name.upper().partition(PREFIX)
-        if ours or rest in known or name.upper() in OTHER_VARIABLES:
-            continue
-        # Without the prefix, or everything would look alike.
-        if likely := difflib.get_close_matches(rest, known, n=1, cutoff=_TYPO_LIKENESS):
-            faults.append(f"{printable(name)}: expected a setting, found none of this name; {PREFIX}{likely[0]}?")
-    return faults
-
-
-def settings_file() -> Path:
-    """Say which file the settings are read from, if it is there."""
-    return Path(os.environ.get(ENV_FILE) or ".env").absolute()
-
-
-OTHER_VARIABLES = {ENV_FILE, f"{PREFIX}SERVICE_HOST", f"{PREFIX}SERVICE_PORT"}
-"""Variables that are no settings: ours, and those that Kubernetes gives where a service is named after us."""
-
-
-def _read_env_file(faults: list[str]) -> dict[str, str | None]:
-    named = os.environ.get(ENV_FILE)
-    file = Path(named) if named else Path(".env")
-    shown = printable(str(file))
-    try:
-        content = read_ours(file)
-        if content is not None:
-            return dotenv_values(stream=io.StringIO(content.decode()))
-        if named:
-            faults.append(f"{ENV_FILE}: expected a file of NAME=value lines, found none at {shown}")
-    except WrongOwner as fault:
-        faults.append(str(fault))
-    except OSError as error:
-        faults.append(f"{shown}: expected a file of NAME=value lines, but {error.strerror}")
-    except UnicodeError:
-        faults.append(f"{shown}: expected a file of NAME=value lines, but it is not UTF-8")
-    return {}
-
-
-def _texts(content: dict[str, str | None]) -> dict[str, Any]:
-    """Give each field that is set its text: a variable goes before a line of the file, an empty one is an unset one."""
-    texts = {name.upper(): text for source in (content, os.environ) for name, text in source.items() if text}
-    names = {field: variable_name(field) for field in Settings.model_fields}
-    return {field: texts[name] for field, name in names.items() if name in texts}
-
-
-def _sentence(fault: Any) -> str:
-    field = str(fault["loc"][0])
-    name = variable_name(field)
-    if fault["type"] == "missing":
-        return f"{name} is not set: expected {_expected(field)}; set it, or let `exchange init` write a .env"
-    if fault["type"] == "value_error":
-        return f"{name}: {fault['ctx']['error']}"
-    return f"{name}: expected {_expected(field)}, found {printable(repr(fault['input']))}"
-
-
-def _expected(field: str) -> str:
+def expected(field: str) -> str:
+    """Say what the variable of a field takes, in the words that follow "expected" in a fault."""
     metadata = Settings.model_fields[field].metadata
     return next(item.words for item in metadata if isinstance(item, Expected))
-
-
-def _written(default: object, field: str) -> str:
-    if default is None or default == Path():
-        return ""
-    if isinstance(default, bool):
-        return str(default).lower()
-    return f"{default:04o}" if field.endswith("_mode") else str(default)
 
 
 def _words(text: str) -> list[str]:
@@ -1051,165 +792,10 @@ def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network,
             found.append(ipaddress.ip_network(one))
         except ValueError:
             shown = printable(repr(one), 80)
-            raise ValueError(f"expected {_expected('serve_proxy_from')}, found {shown}") from None
+            raise ValueError(f"expected {expected('serve_proxy_from')}, found {shown}") from None
     return tuple(found)
 
 
 def _named(value: str) -> tuple[tuple[str, str], ...]:
     parts = (one.strip().partition(":") for one in value.split(",") if one.strip())
     return tuple((name, way) for name, _, way in parts)
-
-
-def _password(file: Path) -> str:
-    """Read the one line of a file. Raises ValueError, without a word of what is in it."""
-    try:
-        # A FIFO that nobody writes to would be waited for.
-        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            line = os.read(descriptor, _LONGEST_PASSWORD + 2).removesuffix(b"\n").removesuffix(b"\r").decode()
-        finally:
-            os.close(descriptor)
-    except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ValueError(
-            f"expected a file whose one line is the password, but {printable(str(file))}: {reason}"
-        ) from None
-    if not line or not line.isprintable() or len(line) > _LONGEST_PASSWORD:
-        raise ValueError(
-            f"expected one line of at most {_LONGEST_PASSWORD} printable characters, the password, found something else"
-            f" in {printable(str(file))} (not shown)"
-        )
-    return line
-
-
-def _lines(file: Path) -> list[str]:
-    """Read the lines of a file of URLs that are no comments. Raises ValueError, without a word of what is in it."""
-    try:
-        text = read_ours(file)
-    except (OSError, WrongOwner) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ValueError(f"expected a file of URLs, but {printable(str(file))}: {reason}") from None
-    if text is None:
-        raise ValueError(f"expected a file of URLs, found none at {printable(str(file))}")
-    try:
-        lines = [line.strip() for line in text.decode().splitlines()]
-    except UnicodeError:
-        raise ValueError(f"expected a file of URLs, but {printable(str(file))}: it is not UTF-8") from None
-    return [line for line in lines if line and not line.startswith("#")]
-
-
-def _all_targets(text: str | None, file: Path | None) -> list[str]:
-    return [*(text or "").split(), *(_lines(file) if file else ())]
-
-
-def _targets(words: list[str]) -> tuple[NotifyTarget, ...]:
-    """Read who is told. Raises ValueError, without a word of any URL."""
-    found: dict[str, NotifyTarget] = {}
-    for number, word in enumerate(words, 1):
-        match = _TARGET.fullmatch(word)
-        if match is None:
-            raise ValueError(f"expected a URL such as mailtos://user:password@host as number {number}, found {_SECRET}")
-        name = match["name"] or f"{match['scheme'].lower().rpartition('+')[2]}-{number}"
-        if name in found:
-            raise ValueError(f"expected another name for number {number}, found {name} twice")
-        if re.search(r"[?&]verify=(no|false|0)", word, re.IGNORECASE):
-            raise ValueError(
-                f"expected a certificate that is verified, found {name} with verify=no; REQUESTS_CA_BUNDLE names a file"
-                " with the authority of your own"
-            )
-        found[name] = NotifyTarget(name, match["url"])
-    return tuple(found.values())
-
-
-def _sentinels(url: str) -> str:
-    nodes, _, query = url.partition("?")
-    try:
-        complete = all(node.startswith("sentinel://") and urlsplit(node).hostname for node in nodes.split(";"))
-    except ValueError:
-        complete = False
-    if not complete or not dict(parse_qsl(query)).get("master_name"):
-        raise ValueError(
-            f"expected a URL such as sentinel://:password@one:26379/0;sentinel://two:26379/0?master_name=name, found"
-            f" {_SECRET}"
-        )
-    return url
-
-
-def _broker_passwords(url: str) -> Iterator[str | None]:
-    for node in url.partition("?")[0].split(";"):
-        with suppress(ValueError):
-            written = urlsplit(node).password
-            yield from (written, unquote(written)) if written else ()
-
-
-def _secrets_of(url: str) -> Iterator[str]:
-    """Give what a URL of somebody who is told has to hide: passwords, and all else that is no word, nor a server."""
-    scheme, _, rest = url.partition("://")
-    server, _, path = rest.partition("/")
-    user, _, host = server.rpartition("@")
-    password = user.partition(":")[2]
-    places = () if scheme in {"http", "https", *WEBHOOKS} or "." in host else (host,)  # else it may be a token
-    words = re.split(r"[/?&=:@,;#]+", "/".join([user, *places, path]))
-    found = {password, *(one for one in (path, path.partition("?")[0], *words) if _LIKE_A_TOKEN.search(one))}
-    yield from sorted({form for one in found for form in (one, unquote(one), quote(one, safe=""))} - {""})
-
-
-_LIKE_A_TOKEN = re.compile(r"(?=.{8})([0-9A-Z%_]|.{16})", re.DOTALL)
-"""Words such as those of our own lines are none: what has figures or capitals is, and what is long."""
-
-
-def _with_broker_password(url: str, file: Path) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in {"redis", "rediss"} or parts.password is not None or "password=" in parts.query:
-        raise ValueError(
-            f"expected a redis:// URL without a password beside {PREFIX}BROKER_PASSWORD_FILE, found another"
-        )
-    user, _, place = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{user}:{quote(_password(file), safe='')}@{place}"))
-
-
-def _is_plain(url: str) -> bool:
-    """Say whether a web address names a server and perhaps a path, and nothing else."""
-    try:
-        found = urlsplit(url)
-        whole = bool(found.hostname) and found.port != 0 and "@" not in found.netloc
-    except ValueError:
-        return False
-    plain = re.fullmatch(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*/?", found.path) is not None
-    return whole and plain and found.scheme in {"http", "https"} and "?" not in url and "#" not in url
-
-
-def _checked_database(value: str, file: Path | None, password_file: str) -> str:
-    """Read a database's URL, with the password of a file where there is one. Raises ValueError."""
-    try:
-        url = make_url(value)
-    except (ArgumentError, ValueError):
-        raise ValueError(f"expected a URL such as postgresql://user:password@host/name, found {_SECRET}") from None
-    if url.get_backend_name() == "sqlite" and "?" in value:
-        raise ValueError("expected a SQLite file alone, found a ? and more; a ? of its path is written %3F")
-    if file is not None:
-        if url.password or "password" in url.query or url.get_backend_name() == "sqlite":
-            raise ValueError(
-                f"expected a PostgreSQL URL without password beside {PREFIX}{password_file}, found another"
-            )
-        url = url.set(password=_password(file))
-    return _checked_sqlite(url) if url.get_backend_name() == "sqlite" else _checked_postgresql(url)
-
-
-def _checked_sqlite(url: URL) -> str:
-    if url.drivername not in _DATABASES:
-        raise ValueError(f"expected the driver sqlite, found {printable(url.drivername)}")
-    if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
-        raise ValueError("expected a SQLite file, found a database in memory, which no second process can see")
-    path = str(_absolute(Path(url.database)))
-    return url.set(database=path).render_as_string(hide_password=False)
-
-
-def _checked_postgresql(url: URL) -> str:
-    if url.drivername not in _DATABASES:
-        raise ValueError(f"expected sqlite or postgresql (with psycopg 3), found {printable(url.drivername)}")
-    if not url.database:
-        raise ValueError("expected the name of a database after the host, found none")
-    if importlib.util.find_spec("psycopg") is None:
-        raise ValueError("expected a driver for PostgreSQL, found none; pip install 'exchange[postgres]'")
-    return url.render_as_string(hide_password=False)
