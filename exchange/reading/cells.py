@@ -179,7 +179,9 @@ def _texts(_kind: Any, _written: FileFormat, _refuse: Refuse) -> tuple[Many, One
 
 
 def _integer_cells(kind: IntegerCodec, written: FileFormat, refuse: Refuse) -> tuple[Many, One]:
-    return _integers, partial(_integer, kind.decoder(refuse, sqlite=False), _number_of(written), refuse)
+    return partial(_integers, kind.bits), partial(
+        _integer, kind.decoder(refuse, sqlite=False), _number_of(written), refuse
+    )
 
 
 def _decimal_cells(kind: DecimalCodec, written: FileFormat, refuse: Refuse) -> tuple[Many, One]:
@@ -187,7 +189,12 @@ def _decimal_cells(kind: DecimalCodec, written: FileFormat, refuse: Refuse) -> t
 
 
 def _float_cells(kind: FloatCodec, written: FileFormat, refuse: Refuse) -> tuple[Many, One]:
-    return partial(_floats, written.decimal), partial(_float, kind, _number_of(written), refuse)
+    def many(cells: list[str]) -> list[float]:
+        numbers = _floats(written.decimal, cells)
+        return [*map(short, numbers)] if kind.single else numbers
+
+    short = kind.decoder(refuse, sqlite=False)
+    return many, partial(_float, kind, _number_of(written), refuse)
 
 
 def _boolean_cells(_kind: BooleanCodec, _written: FileFormat, refuse: Refuse) -> tuple[Many, One]:
@@ -196,8 +203,11 @@ def _boolean_cells(_kind: BooleanCodec, _written: FileFormat, refuse: Refuse) ->
     return lambda cells: [words[cell] for cell in cells], partial(_boolean, words, refuse)
 
 
-def _integers(cells: list[str]) -> list[int]:
+def _integers(bits: int, cells: list[str]) -> list[int]:
     numbers = [*map(int, cells)]
+    bound = 1 << (bits - 1)
+    if numbers and not (-bound <= min(numbers) and max(numbers) < bound):
+        raise ValueError
     # Python takes blanks, _ and the digits of other scripts as well.
     text = "".join(cells)
     if not text.isascii() or not text.replace("-", "").isdigit():
@@ -383,6 +393,8 @@ class _Moments:
             zeros = ("" if digits else ".") + "0" * (_DIGITS - digits)
             text = text.replace(f"{zone}\n", f"{zeros}{'Z' if self._kind.aware else ''}\n")
         made = _cells(text.replace(" ", "T"))
+        if self._kind.digits < _DIGITS:
+            return [str(self._check(moment)) for moment in made]
         for day in {moment[:10] for moment in made}:
             date.fromisoformat(day)
         return made
@@ -539,7 +551,15 @@ def _uuid_cells(kind: UuidCodec, _written: FileFormat, refuse: Refuse) -> tuple[
 
 
 def _bytes_cells(kind: BytesCodec, _written: FileFormat, refuse: Refuse) -> tuple[Many, One]:
-    return _base64, partial(_bytes, kind, refuse)
+    octets = kind.decoder(refuse, sqlite=True)
+
+    def many(cells: list[str]) -> list[str]:
+        """Take base64; what is written otherwise, or is none, raises."""
+        for cell in cells:
+            octets(cell)
+        return cells
+
+    return many, partial(_bytes, kind, refuse)
 
 
 def _document_cells(kind: JsonCodec, _written: FileFormat, refuse: Refuse) -> tuple[Many, One]:
@@ -564,12 +584,6 @@ def _custom_cells(kind: CustomCodec, _written: FileFormat, refuse: Refuse) -> tu
 
 def _others(kind: TypeCodec, _written: FileFormat, refuse: Refuse) -> tuple[Many, One]:
     return _each, partial(_spelled, kind, refuse)
-
-
-def _base64(cells: list[str]) -> list[str]:
-    if any("\\" in cell for cell in cells):
-        raise ValueError
-    return cells
 
 
 def _bytes(kind: BytesCodec, refuse: Refuse, cell: str) -> str:
