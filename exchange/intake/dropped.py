@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from exchange.database.engine import now
 from exchange.database.errors import transient_errors
@@ -227,6 +228,15 @@ class _Turn:
         return False
 
 
+class _Stopping(Exception):  # noqa: N818 - never leaves this module
+    """The process is to end."""
+
+
+def _end_if(stopping: Callable[[], bool]) -> None:
+    if stopping():
+        raise _Stopping
+
+
 def take_in_claimed(site: Site, one: Claimed, stopping: Callable[[], bool] = lambda: False) -> int | None:
     """Write a claimed file into the ledger, to be loaded, as a duplicate, or refused at once; give its number.
 
@@ -241,13 +251,17 @@ def take_in_claimed(site: Site, one: Claimed, stopping: Callable[[], bool] = lam
         seen = folders.Seen.of(os.fstat(file.fileno()))
         cutter = None
         try:
-            detected = detect(file, one.file, one.intake, stream)
+            detected = detect(
+                file, one.file, one.intake, stream, limits=site.limits.read, still_wanted=partial(_end_if, stopping)
+            )
             written, told = detected.format, "; ".join(detected.notes)
             terms = terms_of(site, one.intake, stream.name, written, Bytes("", seen.size, seen.changed_ns))
             cutter = Cutter(written, site.limits.intake_part_bytes, site.limits.read.max_record_bytes)
             places = [Place(written.start, written.line)]
         except FileRefused as error:
             refused = str(error)
+        except _Stopping:
+            return None
         file.seek(0)
         while piece := file.read(min(COPY_BYTES, site.limits.intake_part_bytes)):
             sha256.update(piece)

@@ -161,7 +161,7 @@ def _look(site: Site, path: Path, intake: Intake, who: str) -> _Known:
     own_stream(site, stream.name)
     with opened(path) as file:
         before = os.fstat(file.fileno())
-        found = detect(file, path.name, intake, stream)
+        found = detect(file, path.name, intake, stream, limits=site.limits.read)
         written = found.format
         terms = terms_of(site, intake, stream.name, written, Bytes("", before.st_size, before.st_mtime_ns))
         cutter = Cutter(written, site.limits.intake_part_bytes, site.limits.read.max_record_bytes)

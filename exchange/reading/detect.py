@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import BinaryIO, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -14,11 +14,13 @@ from exchange.channels.codecs import json_null_member
 from exchange.channels.codecs.numeric import DecimalCodec, FloatCodec, IntegerCodec
 from exchange.channels.intake import Intake
 from exchange.channels.stream import Stream
+from exchange.format.batch import ReadLimits
 from exchange.format.errors import RecordError, printable
 from exchange.reading import FileFormat, FileRefused
 from exchange.reading.csv_rows import CsvRows
 from exchange.reading.header import Columns
 from exchange.reading.json_rows import read_object
+from exchange.reading.members import all_members, nothing
 from exchange.reading.rows import default_values
 from exchange.reading.source import compression_of, is_direct, is_taken, member_name, opened, read
 from exchange.reading.splitting import Grammar, count_lines, lines_of, split, whole_lines
@@ -77,8 +79,19 @@ class _Sample(NamedTuple):
     """It is all that there is."""
 
 
-def detect(file: BinaryIO, name: str, intake: Intake, stream: Stream) -> Detected:
-    """Look at a file's beginning; ``name`` is what it is called. Raises FileRefused where it is no file of its rows."""
+def detect(
+    file: BinaryIO,
+    name: str,
+    intake: Intake,
+    stream: Stream,
+    *,
+    limits: ReadLimits | None = None,
+    still_wanted: Callable[[], None] = nothing,
+) -> Detected:
+    """Look at a file's beginning, and at which members all rows of JSON lines have; ``name`` is what it is called.
+
+    Raises FileRefused where it is no file of its rows, and what ``still_wanted`` raises, which is called now and then.
+    """
     sample = _sample(file, name)
     encoding, mark, notes = _encoding(sample, intake)
     text = _decoded(sample, encoding, mark)
@@ -96,7 +109,15 @@ def detect(file: BinaryIO, name: str, intake: Intake, stream: Stream) -> Detecte
         start=mark,
     )
     columns = Columns(stream, intake)
-    found, more = (_json_lines if kind == "jsonl" else _csv)(started, text, intake, stream, columns)
+    if kind == "csv":
+        found, more = _csv(started, text, intake, stream, columns)
+    else:
+        most = (limits or ReadLimits()).max_record_bytes
+
+        def rest(first: list[str], wanted: Callable[[str], bool]) -> list[str]:
+            return first if sample.whole else all_members(file, started, first, wanted, most, still_wanted)
+
+        found, more = _json_lines(started, text, stream, columns, rest)
     _check_defaults(found, stream)
     notes += more
     if not is_direct(encoding) or encoding != "utf-8":
@@ -209,9 +230,13 @@ def _check_defaults(found: FileFormat, stream: Stream) -> None:
 
 
 def _json_lines(
-    started: FileFormat, text: str, intake: Intake, stream: Stream, columns: Columns
+    started: FileFormat,
+    text: str,
+    stream: Stream,
+    columns: Columns,
+    rest: Callable[[list[str], Callable[[str], bool]], list[str]],
 ) -> tuple[FileFormat, list[str]]:
-    del intake
+    """Match the members of all rows; ``rest`` gives those of the beginning and those behind it."""
     if text.lstrip().startswith("["):
         raise FileRefused("it is an array of JSON; write one object a line, as `jq -c '.[]'` does")
     documents = {json_null_member(name): name for name in stream.names}
@@ -225,15 +250,16 @@ def _json_lines(
             continue
         if isinstance(value, dict):
             readable += 1
-            members |= dict.fromkeys(str(documents.get(name, name)) for name in value)
+            members |= dict.fromkeys(map(str, value))
     if lines and not readable:
         raise FileRefused("none of its first lines is an object of JSON; write one object a line")
     if not lines:
         return replace(started, defaults={}), ["JSON lines", "it is empty"]
-    header = columns.header([*members], what="member")
+    found = rest([*members], lambda name: name in documents or columns.meant(name) is not None)
+    header = columns.header([*dict.fromkeys(documents.get(name, name) for name in found)], what="member")
     defaults = {name: value for name, value in started.defaults.items() if name not in header.columns}
-    found = replace(started, header=tuple(header.cells), columns=tuple(header.columns), defaults=defaults)
-    return found, ["JSON lines", *header.notes]
+    made = replace(started, header=tuple(header.cells), columns=tuple(header.columns), defaults=defaults)
+    return made, ["JSON lines", *header.notes]
 
 
 # CSV

@@ -49,7 +49,10 @@ def read_row(written: FileFormat, stream: Stream, record: bytes, limits: ReadLim
         raise too_long(record.length if isinstance(record, LongLine) else len(record), most)
     data = as_utf8(record, written.encoding)
     check_is_one(written, data)
-    made = Rows(written, stream).make_one_by_one([data], {})
+    rows = Rows(written, stream)
+    made = rows.make_one_by_one([data], {})
+    if not made.bad:
+        rows.check_members(data)
     if made.bad:
         raise made.bad[0]
     if not made.bodies:

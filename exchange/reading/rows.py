@@ -70,6 +70,13 @@ class Rows:
             places, [made[at].bodies[0] for at in places], {at: one.bad[0] for at, one in enumerate(made) if one.bad}
         )
 
+    def check_members(self, record: bytes) -> None:
+        """Refuse a row with a member that no row of its file has: somebody put it there. Raises RecordError."""
+        if self._csv is None and (objects := read_objects([record], {})[1]):
+            for name in objects[0]:
+                if name not in self._members and name not in self._null_members:
+                    raise _unknown(name)
+
     def _of_cells(self, places: Sequence[int], columns: list[list[str | None]], bad: dict[int, RecordError]) -> Made:
         return self._of_columns(
             places, [cells.values(columns[at]) for cells, at in zip(self._cells, self._chosen, strict=True)], bad
@@ -116,7 +123,8 @@ class Rows:
         places, objects, bad = read_objects(records, bad)
         if self._hides:  # the reader's words may quote a number
             bad |= {at: RecordError(one.error, "", NO_JSON) for at, one in bad.items() if at not in known}
-        if all(map(self._is_usual, {*map(tuple, objects)})) and not any(map(may_be_deep, records)):
+        usual = all(map(self._null_members.keys().isdisjoint, {*map(tuple, objects)}))
+        if usual and not any(map(may_be_deep, records)):
             used = {member.name: (cell, member) for cell, member in self._members.items() if member is not None}
             lines = records if len(places) == len(records) else [records[at] for at in places]
             return self._of_columns(
@@ -126,9 +134,6 @@ class Rows:
             )
         return self._of_unusual_objects(records, places, objects, bad)
 
-    def _is_usual(self, names: Sequence[str]) -> bool:
-        return self._members.keys() >= {*names} and self._null_members.keys().isdisjoint(names)
-
     def _of_unusual_objects(
         self,
         records: Sequence[bytes],
@@ -136,19 +141,18 @@ class Rows:
         objects: Sequence[Mapping[str, Json]],
         bad: dict[int, RecordError],
     ) -> Made:
-        """Make bodies of rows of which some have members that no row at the file's beginning has, or are deep."""
+        """Make bodies of rows of which some have JSON's null by its own name, or are deep."""
         wrong: dict[int, RecordError] = {}
         bodies: list[Body] = []
         members = self._members
         for at, found in enumerate(objects):
             body: Body = dict.fromkeys(self._names)
+            faults: dict[str, RecordError] = {}
             for name, value in found.items():
                 if name in self._null_members:
                     body.pop(self._null_members[name], None)
                     body[name] = value
-                elif name not in members:
-                    wrong.setdefault(at, _unknown(name))
-                elif (member := members[name]) is not None and member.name in body:
+                elif (member := members.get(name)) is not None and member.name in body:
                     try:
                         body[member.name] = (
                             value
@@ -156,7 +160,9 @@ class Rows:
                             else member.read(value, records[places[at]], name)
                         )
                     except RecordError as error:
-                        wrong.setdefault(at, error)
+                        faults[member.name] = error
+            if faults:  # as elsewhere, the first column's
+                wrong[at] = faults[next(name for name in self._names if name in faults)]
             if may_be_deep(records[places[at]]):
                 deep = (name for name, value in body.items() if is_deep(value))
                 if (at_fault := next(deep, None)) is not None:
@@ -221,7 +227,7 @@ def _unknown(name: str) -> RecordError:
     return RecordError(
         "ragged",
         "/data" + json_pointer.join(name),
-        f"the member {printable(name, 80)} is none of the stream's columns, and no row at the file's beginning has it",
+        f"the member {printable(name, 80)} is none that rows of the file have",
     )
 
 

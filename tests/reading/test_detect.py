@@ -6,6 +6,7 @@ import gzip
 import io
 import re
 import zipfile
+from collections.abc import Callable
 
 import pytest
 
@@ -161,3 +162,48 @@ def test_bytes_that_are_no_utf_8_are_said_with_their_line() -> None:
 
 def test_the_streams_of_these_tests_have_no_fault() -> None:
     assert (*STREAM.faults, *EVERY_KIND.faults) == ()
+
+
+def _lines(first: str, count: int, *last: str) -> bytes:
+    """Write JSON lines of which ``count`` lie before the last ones: more than a file's beginning."""
+    return "".join([*(first.replace("#", str(at)) for at in range(count)), *last]).encode()
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_members_that_only_rows_behind_the_beginning_have_are_known_or_said_like_all_others(
+    pack: Callable[[bytes], bytes],
+) -> None:
+    content = _lines(
+        '{"id":#,"name":"row"}\n',
+        20_000,
+        '{"id":20000,"name":"x","colour":"red","size":1}\n',
+        "{bad\n",
+        '{"id":20001,"Price":"1.50"}\n',
+        '{"id":20002,"unit-count":7,"colour":"blue"}\n',
+    )
+    found = read_all(pack(content), name="rows.jsonl")
+
+    assert found.format.columns == ("id", "name", None, None, "price", "unit_count")
+    assert 'left out, as stream item has no such member: "colour", "size"' in found.notes
+    assert found.faults == [(20_002, "json", "")]
+    assert len(found.bodies) == 20_003
+    assert found.bodies[0] == {"id": 0, "name": "row", "price": None, "unit_count": None}
+    assert found.bodies[-3:] == [
+        {"id": 20_000, "name": "x", "price": None, "unit_count": None},
+        {"id": 20_001, "name": None, "price": "1.50", "unit_count": None},
+        {"id": 20_002, "name": None, "price": None, "unit_count": 7},
+    ]
+
+
+def test_rows_that_each_have_another_member_are_read_and_few_of_those_are_kept() -> None:
+    found = read_all(_lines('{"id":#,"name":"row","m#":1}\n', 20_000), name="rows.jsonl")
+
+    assert (found.bad, len(found.bodies)) == ([], 20_000)
+    assert "more" in found.notes[-2]
+    assert len(found.format.header) < 10_000
+
+
+def test_two_members_that_mean_one_column_refuse_the_file_wherever_they_are() -> None:
+    content = _lines('{"id":#,"name":"row"}\n', 20_000, '{"id":20000,"Name":"x"}\n')
+    with pytest.raises(FileRefused, match="column name is in it 2 times"):
+        read_all(content, name="rows.jsonl")

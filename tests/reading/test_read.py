@@ -360,5 +360,5 @@ def test_json_lines_are_read_strictly_and_without_rounding() -> None:
 
     assert found.bodies[0] == {"id": 1, "name": "a", "price": "12.50", "at": "2026-01-02T02:04:05.000000Z"}
     assert found.bodies[1] == {"id": 4, "name": None, "price": "1.5", "at": None}
-    assert [error for _, error, _ in found.faults] == ["json", "ragged", "json", "cell", "cell", "json"]
-    assert found.faults[1] == (40_005, "ragged", "/data/unheard")
+    assert [error for _, error, _ in found.faults] == ["json", "json", "cell", "cell", "json"]
+    assert found.faults[1] == (40_006, "json", "")
