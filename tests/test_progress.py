@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from exchange.celery import work
+from exchange.celery.work import frame
+from exchange.celery.work import said as said_of_tasks
 from exchange.cli import output
 from exchange.progress import Pace, Progress
 
@@ -53,10 +55,9 @@ def test_a_process_that_does_tasks_logs_how_far_it_is_when_it_is_asked_and_nothi
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     progress, said = Progress(), []
-    asked = SimpleNamespace(progress=progress, cache_info=lambda: SimpleNamespace(currsize=1))
-    monkeypatch.setattr(work, "_exchange_of", lambda _process: asked)
-    monkeypatch.setattr(work._exchange_of, "cache_info", asked.cache_info, raising=False)
-    monkeypatch.setattr(work.log, "info", lambda event, **fields: said.append((event, fields["message"])))
+    monkeypatch.setattr(frame, "is_open", lambda: True)
+    monkeypatch.setattr(frame, "own_exchange", lambda: SimpleNamespace(progress=progress))
+    monkeypatch.setattr(said_of_tasks.log, "info", lambda event, **fields: said.append((event, fields["message"])))
     work.say_how_far()
     with progress.counted():
         progress.expect("arrived", 4)

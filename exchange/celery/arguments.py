@@ -105,6 +105,13 @@ def numbers(ids: Any) -> list[int]:
     return wanted
 
 
+def whole_number(number: Any, name: str) -> int:
+    """Give a number from 1 on. Raises RefusedCall, which calls it by ``name``."""
+    if type(number) is not int or not 0 < number <= MAX_INTEGER:
+        raise RefusedCall(f"{name}: expected a whole number from 1 to {MAX_INTEGER}, found {shown(number)}")
+    return number
+
+
 def shown(value: object) -> str:
     """Quote what was found."""
     return printable(repr(value), 80)

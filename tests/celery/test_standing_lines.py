@@ -1,8 +1,8 @@
 import pytest
 from structlog.testing import capture_logs
 
-from exchange.celery import work
 from exchange.celery.standing_lines import AGAIN_SECONDS, StandingLines
+from exchange.celery.work import said as what_is_said
 from exchange.operating.doctor.finding import Alarm, Finding, Level
 
 
@@ -32,10 +32,10 @@ def test_what_is_well_or_no_alarm_is_not_said(finding: Finding) -> None:
 def test_what_troubles_every_run_is_said_once_an_hour_and_again_then() -> None:
     def told(trouble: str) -> int:
         with capture_logs() as said:
-            assert work._told([], {"trouble": trouble}, "nothing")["message"] == trouble
+            assert what_is_said.told([], {"trouble": trouble}, "nothing")["message"] == trouble
         return sum(one["log_level"] == "warning" for one in said)
 
     assert [told("the disk is full"), told("the disk is full"), told("it is away"), told("it is away")] == [1, 0, 1, 0]
-    work._warned["it is away"] -= work.WARNED_SECONDS
+    what_is_said._warned["it is away"] -= what_is_said.WARNED_SECONDS
     assert [told("the disk is full"), told("it is away")] == [0, 1]
-    work._warned.clear()
+    what_is_said._warned.clear()

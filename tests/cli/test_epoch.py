@@ -9,6 +9,7 @@ import pytest
 
 from exchange.celery import tasks, work
 from exchange.celery.arguments import RefusedCall
+from exchange.celery.work.own_side import own_site
 from exchange.format.errors import TransientError
 from tests.cli.conftest import Pair
 from tests.cli.test_gaps import become
@@ -113,5 +114,5 @@ def test_the_tasks_decide_as_the_commands_do(anew: tuple[Pair, str, str], monkey
     with pytest.raises(TransientError, match="continues: expected an epoch"):
         tasks.new_epoch(reason="a slip", continues="yesterday")
     assert tasks.new_epoch(reason="read out", continues="a" * 12)["before"] != "a" * 12
-    work._site().engine.dispose()
+    own_site().engine.dispose()
     work.forget_settings()
