@@ -19,7 +19,7 @@ import sqlite3
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -298,7 +298,7 @@ def _assert_same(here: str, there: str, rows: int, width: int) -> None:
     assert count == rows - rows // EVERY, f"{count} rows of the large file crossed, of {rows}"
 
 
-def _rows(url: str, table: sa.Table) -> Iterator[tuple[Any, ...]]:
+def _rows(url: str, table: sa.Table) -> Generator[tuple[Any, ...]]:
     """Give a table's rows by their ids, through the database's own driver."""
     names = [f'"{column.name}"' for column in table.columns]
     if url.startswith("sqlite"):

@@ -20,7 +20,7 @@ from exchange.testing.sides import create_tables
 from tests.channels import test_codecs_postgresql as own
 from tests.channels.test_codecs_round_trip import every_type, rows
 from tests.databases import Databases
-from tests.intake.test_ugly import letters, work
+from tests.intake.outcomes import letters, work
 
 
 class Place(sa.types.UserDefinedType[str]):

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from exchange.database.engine import make_engine
 from tests.databases import Databases
-from tests.intake import hundred
+from tests.intake import hundred, ugly
 
 
 @pytest.mark.parametrize(
@@ -27,9 +28,9 @@ def test_ugly_files_and_a_large_one_are_loaded_past_their_bad_rows_and_cross(
 
 def test_what_is_not_the_same_on_both_sides_is_said(tmp_path: Path) -> None:
     for name in ("here", "there"):
-        hundred.ugly.metadata.create_all(hundred.make_engine(f"sqlite:///{tmp_path}/{name}.db"))
-    with hundred.make_engine(f"sqlite:///{tmp_path}/there.db").begin() as connection:
-        connection.execute(hundred.ugly.thing.insert().values(id=1, name="only there"))
+        ugly.metadata.create_all(make_engine(f"sqlite:///{tmp_path}/{name}.db"))
+    with make_engine(f"sqlite:///{tmp_path}/there.db").begin() as connection:
+        connection.execute(ugly.thing.insert().values(id=1, name="only there"))
 
     with pytest.raises(AssertionError, match="None here"):
         hundred._assert_same(f"sqlite:///{tmp_path}/here.db", f"sqlite:///{tmp_path}/there.db", 0, 500)
