@@ -6,7 +6,7 @@ A statement that only one of them knows stands where it is used, and asks here w
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,3 +91,26 @@ def insert_new(connection: Connection, table: sa.Table, row: Mapping[str, Any]) 
     """
     inserting = dialect_of(connection).insert(table).on_conflict_do_nothing()
     return connection.execute(inserting, row, execution_options={"preserve_rowcount": True}).rowcount == 1
+
+
+def insert_together(connection: Connection, inserts: Sequence[sa.Insert], row: Mapping[str, Any]) -> None:
+    """Insert a row into each of some tables, whose values ``row`` has by the names that they are bound to.
+
+    On PostgreSQL by one statement. Runs in the caller's transaction. Raises DBAPIError.
+    """
+    if dialect_of(connection).is_postgresql:
+        connection.execute(_together(tuple(inserts)), row)
+        return
+    for one in inserts:
+        connection.execute(one, {name: row[name] for name in _bound(one)})
+
+
+@functools.cache
+def _together(inserts: tuple[sa.Insert, ...]) -> sa.Insert:
+    *before, last = inserts
+    return last.add_cte(*(one.cte(f"inserted_{number}") for number, one in enumerate(before)))
+
+
+@functools.cache
+def _bound(insert: sa.Insert) -> tuple[str, ...]:
+    return tuple(insert.compile().params)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import select
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +15,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import URL, ExceptionContext, make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from exchange.database import clock
 from exchange.database.dialects import dialect_of
@@ -81,7 +84,6 @@ def _postgresql_engine(parsed: URL, lock_seconds: float, *, read_only: bool) -> 
         parsed = parsed.set(drivername="postgresql+psycopg")
     engine = create_engine(
         parsed,
-        pool_pre_ping=True,
         # As many as by default, but none is let go of after use: who serves many at once would connect all the time.
         pool_size=15,
         max_overflow=0,
@@ -107,8 +109,45 @@ def _postgresql_engine(parsed: URL, lock_seconds: float, *, read_only: bool) -> 
         if role == "replica":
             raise TransientError(NO_TRIGGERS)
 
+    _replace_what_is_gone(engine)
     begin_on_postgresql(engine, lock_seconds, **({"transaction_read_only": "on"} if read_only else {}))
     return engine
+
+
+def _replace_what_is_gone(engine: Engine) -> None:
+    """Have connections that the server ended while nobody used them be made anew when one is taken.
+
+    It says so before it closes one: where there is nothing to be read nothing has to be asked, which takes as long as a
+    statement does. After a while it is asked, as what lies between may forget a connection and tell nobody.
+    """
+
+    @event.listens_for(engine, "checkin")
+    def _used(_driver: object, record: ConnectionPoolEntry) -> None:
+        record.info[_LAST_USED] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def _is_there(driver: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
+        used = record.info.get(_LAST_USED)
+        if used is None or (time.monotonic() - used < _BELIEVED_SECONDS and not _has_news(driver)):
+            return
+        try:
+            engine.dialect.do_ping(driver)
+        except (driver.OperationalError, driver.InterfaceError) as error:
+            raise InvalidatePoolError from error
+
+
+def _has_news(driver: Any) -> bool:
+    """Tell whether the server said something while nobody asked, or is gone."""
+    if driver.closed:
+        return True
+    looking = select.poll()
+    looking.register(driver.fileno(), select.POLLIN)
+    return bool(looking.poll(0))
+
+
+_LAST_USED = "exchange_last_used"
+_BELIEVED_SECONDS = 10.0
+"""So long a connection that nobody uses is believed to be there."""
 
 
 def begin_on_postgresql(engine: Engine, lock_seconds: float, **more: str) -> None:
@@ -120,11 +159,15 @@ def begin_on_postgresql(engine: Engine, lock_seconds: float, **more: str) -> Non
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         driver: Any = connection.connection.driver_connection
-        if driver.autocommit:
+        options = connection.get_execution_options()
+        first: tuple[str, ...] | None = options.get(BEGINS_WITH)
+        if driver.autocommit and first is None:
             return
-        writes = not connection.get_execution_options().get("exchange_read_only")
+        said = fixed if options.get("exchange_read_only") else f"SET LOCAL transaction_read_only = off; {fixed}"
+        if first is not None:
+            said = "; ".join(("BEGIN ISOLATION LEVEL READ COMMITTED", said, *first))
         try:
-            connection.exec_driver_sql(f"SET LOCAL transaction_read_only = off; {fixed}" if writes else fixed)
+            connection.exec_driver_sql(said)
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) != _NOT_IN_RECOVERY:
                 raise
@@ -150,6 +193,17 @@ def _take_any_bytes(driver: Any) -> None:
     driver.adapters.register_dumper(str, SameBytes)
     for kind in ("text", "varchar", "bpchar", "name", '"char"', 0):
         driver.adapters.register_loader(kind, AnyBytes)
+
+
+BEGINS_WITH = "exchange_begins_with"
+"""The execution option of a connection in AUTOCOMMIT whose transactions begin, and say these statements, all in one
+message. They have no parameters."""
+
+
+def reads_as_it_is(connection: Connection) -> bool:
+    """Tell whether what PostgreSQL gives by itself is read as in our transactions; nothing is asked of it."""
+    status = connection.connection.driver_connection.info.parameter_status  # type: ignore[union-attr]
+    return str(status("DateStyle")).startswith("ISO") and status("standard_conforming_strings") == "on"
 
 
 _NOT_IN_RECOVERY = "0A000"

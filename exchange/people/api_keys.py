@@ -135,28 +135,24 @@ def list_api_keys(engine: Engine) -> list[ApiKey]:
         return [_key(row) for row in connection.execute(sa.select(api_key).order_by(api_key.c.name))]
 
 
-def find_shown(connection: Connection, secret: str) -> ApiKey | None:
-    """Find the key that somebody shows; None if it is none, or not good any more. Reads in the caller's transaction."""
-    if not secret.startswith(PREFIX):
-        return None
-    digest, moment = digest_of(secret), now()
-    shown = sa.or_(api_key.c.digest == digest, sa.and_(api_key.c.old_digest == digest, api_key.c.old_until > moment))
-    row = connection.execute(sa.select(api_key).where(shown)).first()
-    found = None if row is None else _key(row)
-    return found if found is not None and found.is_good else None
+def is_good(digest: sa.ColumnElement[str], moment: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+    """Say that a key is shown by what has this digest, and is neither revoked nor past its end."""
+    before = sa.and_(api_key.c.old_digest == digest, api_key.c.old_until > moment)
+    shown = sa.or_(api_key.c.digest == digest, before)
+    return sa.and_(shown, api_key.c.revoked_at.is_(None), api_key.c.expires_at > moment)
 
 
-def note_use(engine: Engine, found: ApiKey, address: str) -> None:
-    """Note that a key is used, if that was not done lately; where the database is busy, the next time.
+def note_use(engine: Engine, name: str, used_at: datetime | None, address: str) -> None:
+    """Note that a key is used, if ``used_at`` is not of late; where the database is busy, the next time.
 
     Commits a transaction of its own.
     """
-    if found.used_at is not None and clock.since(found.used_at) < NOTED:
+    if used_at is not None and clock.since(used_at) < NOTED:
         return
     try:
         with transient_errors(), writing(engine, patience_seconds=0.2) as connection:
             used = {"used_at": now(), "used_from": address[:63]}
-            connection.execute(sa.update(api_key).where(api_key.c.name == found.name).values(used))
+            connection.execute(sa.update(api_key).where(api_key.c.name == name).values(used))
     except (Busy, TransientError):
         return
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from exchange.database.engine import now
 from exchange.format.errors import printable
-from exchange.reference.models import HIGHEST_PRIORITY, LOWEST_PRIORITY, ProfileType, Request, RequestStatus, User
+from exchange.reference.models import HIGHEST_PRIORITY, LOWEST_PRIORITY, Request, RequestStatus, User
 from exchange.reference.plain import check_plain
 
 LONGEST_KIND = 64
@@ -57,27 +57,36 @@ def submit_as(
 
     Raises SubmitRefused as ``submit`` does.
     """
-    if not asker.active:
-        raise SubmitRefused(
-            f"the user {printable(asker.name)!r} is inactive; an administrator of the response network can change that"
-        )
-    chosen = _choose_priority(asker.profile_type, priority)
-    _check_daily_limit(session, asker)
-    made = now()
-    request = Request(
-        id=uuid.uuid4(),
-        user_id=asker.id,
-        kind=kind,
-        query=query,
-        parameters=parameters,
-        priority=chosen,
-        status=RequestStatus.PENDING,
-        created_at=made,
-        updated_at=made,
+    moment, profile = now(), asker.profile_type
+    refuse_inactive(asker.name, active=asker.active)
+    chosen = choose_priority(profile.name, profile.priority, priority)
+    today = start_of_day(moment)
+    made = session.scalar(
+        sa.select(sa.func.count())
+        .select_from(Request)
+        .where(Request.user_id == asker.id, Request.created_at.between(today, today + timedelta(days=1)))
     )
+    refuse_full_day(asker.name, made or 0, profile.daily_limit, moment)
+    request = Request(**new_request(asker.id, kind, query, parameters, chosen))
     session.add(request)
     session.flush()
     return request
+
+
+def new_request(user_id: int, kind: str, query: str, parameters: dict[str, Any], priority: int) -> dict[str, Any]:
+    """Give the values of a request's row that is made now."""
+    made = now()
+    return {
+        "id": uuid.uuid4(),
+        "user_id": user_id,
+        "kind": kind,
+        "query": query,
+        "parameters": parameters,
+        "priority": priority,
+        "status": RequestStatus.PENDING,
+        "created_at": made,
+        "updated_at": made,
+    }
 
 
 def check_request(kind: str, query: str, parameters: dict[str, Any]) -> None:
@@ -115,37 +124,36 @@ def _find_user(session: Session, name_or_email: str) -> User:
     return found[0]
 
 
-def _choose_priority(profile: ProfileType, priority: int | None) -> int:
+def refuse_inactive(name: str, *, active: bool) -> None:
+    """See that a user is active. Raises SubmitRefused."""
+    if not active:
+        raise SubmitRefused(
+            f"the user {printable(name)!r} is inactive; an administrator of the response network can change that"
+        )
+
+
+def choose_priority(profile: str, most: int, priority: int | None) -> int:
+    """Give the priority of a request: ``most`` is that of the profile with this name. Raises SubmitRefused."""
     if priority is None:
-        return profile.priority
+        return most
     if not LOWEST_PRIORITY <= priority <= HIGHEST_PRIORITY:
         raise SubmitRefused(
             f"the priority is {priority}, {LOWEST_PRIORITY} to {HIGHEST_PRIORITY} (most urgent) are expected"
         )
-    if priority > profile.priority:
-        raise SubmitRefused(
-            f"the priority is {priority}, the profile {printable(profile.name)!r} allows at most {profile.priority}"
-        )
+    if priority > most:
+        raise SubmitRefused(f"the priority is {priority}, the profile {printable(profile)!r} allows at most {most}")
     return priority
 
 
-def _check_daily_limit(session: Session, user: User) -> None:
-    """Count what the user asked since midnight UTC, cancelled requests included."""
-    moment = now()
-    today = _start_of_day(moment)
-    made = session.scalar(
-        sa.select(sa.func.count())
-        .select_from(Request)
-        .where(Request.user_id == user.id, Request.created_at.between(today, today + timedelta(days=1)))
-    )
-    limit = user.profile_type.daily_limit
-    if (made or 0) >= limit:
+def refuse_full_day(name: str, made: int, limit: int, moment: datetime) -> None:
+    """See that a user who made so many today, cancelled ones included, may make one more. Raises DayIsFull."""
+    if made >= limit:
         raise DayIsFull(
-            f"the user {printable(user.name)!r} has made {made} of {limit} requests today;"
-            " the day begins anew at 00:00 UTC",
-            math.ceil((today + timedelta(days=1) - moment).total_seconds()),
+            f"the user {printable(name)!r} has made {made} of {limit} requests today; the day begins anew at 00:00 UTC",
+            math.ceil((start_of_day(moment) + timedelta(days=1) - moment).total_seconds()),
         )
 
 
-def _start_of_day(moment: datetime) -> datetime:
+def start_of_day(moment: datetime) -> datetime:
+    """Give the midnight UTC before a moment."""
     return moment.replace(hour=0, minute=0, second=0, microsecond=0)

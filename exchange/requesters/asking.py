@@ -1,6 +1,7 @@
 """A request is made over HTTP: checked as its stream's schema has it, once a key, and within limits over all processes.
 
-All of it is one transaction, under a lock of the user's profile: what was counted is what is there.
+All of it is one transaction, under a lock of the user's profile: what was counted is what is there. It is begun and
+takes its locks by one message to the server, reads by a second one all that decides, and writes by a third.
 """
 
 from __future__ import annotations
@@ -13,23 +14,35 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 import orjson
 import sqlalchemy as sa
-from sqlalchemy import Connection, Engine
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy import Connection, Engine, Row
 
 from exchange.channels.schemas import Checker
 from exchange.database import clock
+from exchange.database.dialects import insert_together
 from exchange.database.engine import now
 from exchange.database.errors import transient_errors
-from exchange.database.locks import requests_lock, wait_for, writing
+from exchange.database.locks import lock_statement, requests_lock, writing_at_once
 from exchange.database.tables import asked, idempotency
 from exchange.format.errors import TransientError, printable
 from exchange.format.moments import to_rfc3339
-from exchange.reference.models import Request, User
-from exchange.reference.submit import DayIsFull, SubmitRefused, check_request, submit_as
+from exchange.people.roles import Forbidden
+from exchange.reference.models import ProfileType, Request
+from exchange.reference.submit import (
+    DayIsFull,
+    SubmitRefused,
+    check_request,
+    choose_priority,
+    new_request,
+    refuse_full_day,
+    refuse_inactive,
+    start_of_day,
+)
+from exchange.requesters.callers import Asker, Caller, caller_of
 from exchange.requesters.directory import DirectoryUser
 
 __all__ = [
@@ -101,131 +114,186 @@ def check_key(key: str) -> str:
 
 
 def ask(
-    engine: Engine, checker: Checker, limits: Limits, user: DirectoryUser, wish: Wish, key: str | None
-) -> tuple[dict[str, Any], bool]:
-    """Make a request and give what its user is told, or was told before under this key; and whether it is new.
+    engine: Engine,
+    checker: Checker,
+    limits: Limits,
+    asker: Asker,
+    seen: DirectoryUser | None,
+    wish: Wish,
+    key: str | None,
+    scope: str,
+) -> tuple[Caller, dict[str, Any], bool]:
+    """Make a request; give who asks, what they are told or were told before under this key, and whether it is new.
 
-    It is committed when this returns. Raises SubmitRefused (DayIsFull), OverLimit, KeyTaken, RecordError for what the
-    schema refuses, Busy, TransientError.
+    It is committed when this returns. ``seen`` is whose it was when it was looked last: it says which locks to take
+    before anything is read, and who is somebody else by now is asked for again. Raises Unknown, Forbidden without the
+    scope, SubmitRefused (DayIsFull), OverLimit, KeyTaken, RecordError for what the schema refuses, Busy,
+    TransientError.
     """
     check_request(wish.kind, wish.query, dict(wish.parameters))
-    profile = user.profile_type_id
     for _ in range(_MOVES):
-        with transient_errors(), writing(engine) as connection:
-            wait_for(connection, requests_lock(profile))
-            with Session(connection) as session:
-                asker = session.get(User, user.id, options=[_WITH_PROFILE], with_for_update=_HELD)
-                if asker is None:
-                    raise SubmitRefused("the user is in the directory no more")
-                if asker.profile_type_id != profile:
-                    profile = asker.profile_type_id
-                    continue
-                known = _known(connection, user.id, wish, key)
+        if seen is None:
+            caller = caller_of(engine, asker)
+            caller.refuse(scope)
+            seen = caller.user
+            if seen is None:
+                raise Forbidden(f"{caller.name} is no user's of the directory; nothing was done")
+        held = lock_statement(requests_lock(seen.profile_type_id)), _HOLD_USER.format(seen.id)
+        with transient_errors(), writing_at_once(engine, *held) as connection:
+            facts = _facts(connection, limits, asker, key)
+            caller = asker.caller(facts)
+            caller.refuse(scope)
+            if (caller.user and (caller.user.id, caller.user.profile_type_id)) == (seen.id, seen.profile_type_id):
+                assert facts is not None
+                known = _known(connection, facts, wish, key)
                 if known is not None:
-                    return known, False
-                return _made(connection, session, checker, limits, asker, wish, key), True
+                    return caller, known, False
+                return caller, _made(connection, checker, limits, facts, wish, key), True
+        seen = caller.user
     raise TransientError("the user's profile changes again and again; ask again in a moment")
 
 
+_HOLD_USER = 'SELECT 1 FROM "user" WHERE id = {:d} FOR NO KEY UPDATE'
+"""Who writes requests in another way holds the user's row: two of one user are counted one after the other."""
+
+
+def _facts(connection: Connection, limits: Limits, asker: Asker, key: str | None) -> Row[Any] | None:
+    """Read all that decides about a request, by one statement; None if whoever asks is nobody."""
+    places = {"user_place": max(limits.of_user - 1, 0), "profile_place": max(limits.of_profile - 1, 0), "key": key}
+    return connection.execute(
+        _deciding(asker.who()), {**_moments(limits.seconds), **places, **asker.binds()}
+    ).one_or_none()
+
+
+def _moments(window: float) -> dict[str, Any]:
+    moment = now()
+    since, midnight = moment - timedelta(seconds=window), start_of_day(moment)
+    return {
+        "asked_moment": moment,
+        "asked_since": since,
+        "asked_ahead": moment + clock.SKEW,
+        "asked_old": since - timedelta(seconds=window),
+        "today": midnight,
+        "tomorrow": midnight + timedelta(days=1),
+    }
+
+
+@cache
+def _deciding(who: sa.Select[Any]) -> sa.Select[Any]:
+    """Put the query together once for each way of asking."""
+    asker = who.cte("who")
+    mine = sa.and_(
+        idempotency.c.user_id == asker.c.who_user, idempotency.c.key == sa.bindparam("key", type_=sa.String())
+    )
+    old = sa.select(asked.c.id).where(
+        asked.c.profile_type_id == asker.c.who_profile, asked.c.at <= _moment("asked_old")
+    )
+    today = sa.select(sa.func.count()).select_from(Request)
+    today = today.where(
+        Request.user_id == asker.c.who_user, Request.created_at.between(_moment("today"), _moment("tomorrow"))
+    )
+    return (
+        sa.select(
+            *asker.c,
+            _moment("asked_moment").label("moment"),
+            ProfileType.name.label("profile"),
+            ProfileType.daily_limit,
+            ProfileType.priority.label("most_urgent"),
+            _oldest(asked.c.user_id, asker.c.who_user, "user").label("oldest_of_user"),
+            _oldest(asked.c.profile_type_id, asker.c.who_profile, "profile").label("oldest_of_profile"),
+            old.limit(1).scalar_subquery().label("old"),
+            today.scalar_subquery().label("made_today"),
+            *(idempotency.c.body, idempotency.c.answer, idempotency.c.at.label("answered_at")),
+        )
+        .select_from(asker)
+        .outerjoin(ProfileType, ProfileType.id == asker.c.who_profile)
+        .outerjoin(idempotency, mine)
+    )
+
+
+def _moment(name: str) -> sa.BindParameter[Any]:
+    return sa.bindparam(name, type_=asked.c.at.type)
+
+
+def _oldest(column: sa.Column[Any], whose: sa.ColumnElement[Any], place: str) -> sa.ScalarSelect[Any]:
+    """Read when the oldest of so many newest within the window was asked; what a clock that was ahead wrote is none."""
+    within = asked.c.at > _moment("asked_since"), asked.c.at <= _moment("asked_ahead")
+    newest = sa.select(asked.c.at).where(column == whose, *within).order_by(asked.c.at.desc())
+    return newest.offset(sa.bindparam(f"{place}_place")).limit(1).scalar_subquery()
+
+
 def _made(
-    connection: Connection,
-    session: Session,
-    checker: Checker,
-    limits: Limits,
-    asker: User,
-    wish: Wish,
-    key: str | None,
+    connection: Connection, checker: Checker, limits: Limits, facts: Row[Any], wish: Wish, key: str | None
 ) -> dict[str, Any]:
-    _refuse_many(connection, limits, asker)
-    made = submit_as(session, asker, wish.kind, wish.query, dict(wish.parameters), priority=wish.priority)
+    _refuse_many(limits, facts)
+    refuse_inactive(facts.who_name, active=facts.who_active)
+    priority = choose_priority(facts.profile, facts.most_urgent, wish.priority)
+    refuse_full_day(facts.who_name, facts.made_today, facts.daily_limit, facts.moment)
+    made = new_request(facts.who_user, wish.kind, wish.query, dict(wish.parameters), priority)
     checker.check_data(_as_record(made))
-    row = {"user_id": asker.id, "profile_type_id": asker.profile_type_id, "at": made.created_at}
-    connection.execute(sa.insert(asked), row)
     answer = _told(made)
+    rows = {f"made_{name}": value for name, value in made.items()} | {"made_profile_type_id": facts.who_profile}
     if key is not None:
-        values = {"user_id": asker.id, "key": key, "body": wish.digest, "answer": json.dumps(answer)}
-        connection.execute(sa.insert(idempotency).values(**values, at=made.created_at))
+        rows |= {"made_key": key, "made_body": wish.digest, "made_answer": json.dumps(answer)}
+    if facts.old is not None:  # now and then, for all that left the window since
+        left = facts.moment - timedelta(seconds=limits.seconds)
+        over = sa.or_(asked.c.at <= left, asked.c.at > facts.moment + clock.SKEW)
+        connection.execute(sa.delete(asked).where(asked.c.profile_type_id == facts.who_profile, over))
+    insert_together(connection, _WITH_KEY if key is not None else _WITHOUT_KEY, rows)
     return answer
 
 
-def _refuse_many(connection: Connection, limits: Limits, asker: User) -> None:
+def _refuse_many(limits: Limits, facts: Row[Any]) -> None:
     """Raise OverLimit if so many are within the window already: the oldest of them has to leave it first."""
-    moment, profile = now(), asker.profile_type_id
-    since, ahead = moment - timedelta(seconds=limits.seconds), moment + clock.SKEW
-    bounds = {"since": since, "ahead": ahead, "old": since - timedelta(seconds=limits.seconds)}
-    places = {"user_place": max(limits.of_user - 1, 0), "profile_place": max(limits.of_profile - 1, 0)}
-    row = connection.execute(_WINDOWS, {**bounds, **places, "user": asker.id, "profile": profile}).one()
-    if row.old is not None:  # now and then, for all that left the window since
-        connection.execute(
-            sa.delete(asked).where(asked.c.profile_type_id == profile, sa.or_(asked.c.at <= since, asked.c.at > ahead))
-        )
-    named = f"the profile {printable(asker.profile_type.name, 80)}"
-    for who, most, oldest in (("you", limits.of_user, row.user), (named, limits.of_profile, row.profile)):
+    since = facts.moment - timedelta(seconds=limits.seconds)
+    named = f"the profile {printable(facts.profile, 80)}"
+    each = (("you", limits.of_user, facts.oldest_of_user), (named, limits.of_profile, facts.oldest_of_profile))
+    for who, most, oldest in each:
         if most == 0 or oldest is not None:
             wait = limits.seconds if oldest is None else (oldest - since).total_seconds()
             raise OverLimit(who, most, limits.seconds, min(max(math.ceil(wait), 1), math.ceil(limits.seconds)))
 
 
-def _oldest(column: sa.Column[Any], what: str) -> sa.ScalarSelect[Any]:
-    """Read when the oldest of so many newest within the window was asked; what a clock that was ahead wrote is none."""
-    within = asked.c.at > sa.bindparam("since", type_=asked.c.at.type), asked.c.at <= sa.bindparam("ahead")
-    newest = sa.select(asked.c.at).where(column == sa.bindparam(what), *within).order_by(asked.c.at.desc())
-    return newest.offset(sa.bindparam(f"{what}_place")).limit(1).scalar_subquery()
+def _inserting(table: Any, *names: str, **other: str) -> sa.Insert:
+    """Insert a row whose columns have the values of these names, or of ``other`` ones."""
+    of = {name: name for name in names} | other
+    return sa.insert(table).values({name: sa.bindparam(f"made_{bound}") for name, bound in of.items()})
 
 
-_OLD = asked.c.at <= sa.bindparam("old", type_=asked.c.at.type)
-_WINDOWS = sa.select(
-    _oldest(asked.c.user_id, "user").label("user"),
-    _oldest(asked.c.profile_type_id, "profile").label("profile"),
-    sa.select(asked.c.id)
-    .where(asked.c.profile_type_id == sa.bindparam("profile"), _OLD)
-    .limit(1)
-    .scalar_subquery()
-    .label("old"),
+_WITHOUT_KEY = (
+    _inserting(Request, *Request.__table__.c.keys()),
+    _inserting(asked, "user_id", "profile_type_id", at="created_at"),
 )
-_WITH_PROFILE = joinedload(User.profile_type, innerjoin=True)
-_HELD = {"key_share": True, "of": User}
+_WITH_KEY = (*_WITHOUT_KEY, _inserting(idempotency, "user_id", "key", "body", "answer", at="created_at"))
 
 
-def _known(connection: Connection, user_id: int, wish: Wish, key: str | None) -> dict[str, Any] | None:
+def _known(connection: Connection, facts: Row[Any], wish: Wish, key: str | None) -> dict[str, Any] | None:
     """Give what was answered under a key. Raises KeyTaken."""
-    if key is None:
+    if facts.answer is None:
         return None
-    mine = (idempotency.c.user_id == user_id, idempotency.c.key == key)
-    row = connection.execute(sa.select(idempotency).where(*mine)).one_or_none()
-    if row is None:
-        return None
-    if clock.since(row.at) >= KEY_KEPT:
+    if clock.since(facts.answered_at) >= KEY_KEPT:
+        mine = (idempotency.c.user_id == facts.who_user, idempotency.c.key == key)
         connection.execute(sa.delete(idempotency).where(*mine))
         return None
-    if row.body != wish.digest:
+    if facts.body != wish.digest:
         raise KeyTaken("the Idempotency-Key stands for another request of yours; nothing was submitted")
-    answer: dict[str, Any] = json.loads(row.answer)
+    answer: dict[str, Any] = json.loads(facts.answer)
     return answer
 
 
-def _as_record(made: Request) -> dict[str, Any]:
+def _as_record(made: Mapping[str, Any]) -> dict[str, Any]:
     """Give the row as a batch has it."""
-    return {
-        "id": str(made.id),
-        "user_id": made.user_id,
-        "kind": made.kind,
-        "query": made.query,
-        "parameters": made.parameters,
-        "priority": made.priority,
-        "status": made.status.value,
-        "created_at": to_rfc3339(made.created_at),
-        "updated_at": to_rfc3339(made.updated_at),
-    }
+    said = {"id": str(made["id"]), "status": made["status"].value}
+    return {**made, **said, **{name: to_rfc3339(made[name]) for name in ("created_at", "updated_at")}}
 
 
-def _told(made: Request) -> dict[str, Any]:
+def _told(made: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "id": str(made.id),
-        "kind": made.kind,
-        "priority": made.priority,
-        "status": made.status.value,
-        "created_at": to_rfc3339(made.created_at),
+        "id": str(made["id"]),
+        "kind": made["kind"],
+        "priority": made["priority"],
+        "status": made["status"].value,
+        "created_at": to_rfc3339(made["created_at"]),
     }
 
 

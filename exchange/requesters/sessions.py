@@ -16,12 +16,12 @@ from sqlalchemy import Connection, Engine
 from exchange.database import clock
 from exchange.database.engine import now
 from exchange.database.errors import transient_errors
-from exchange.database.locks import reading, writing
+from exchange.database.locks import reading, writing_at_once
 from exchange.database.tables import requester_session as table
 from exchange.format.as_dict import AsDict
 from exchange.people.sessions import digest_of, new_secret
 from exchange.reference.models import User
-from exchange.requesters.directory import COLUMNS, DirectoryUser
+from exchange.requesters import directory
 
 LASTS = timedelta(days=30)
 """So long after it was last renewed a session ends."""
@@ -84,37 +84,34 @@ def begin(connection: Connection, user_id: int, address: str) -> Renewed:
     return Renewed(number, user_id, f"{family}.{fresh}", moment + LASTS)
 
 
-def renew(engine: Engine, shown: str) -> Renewed:
-    """Take a refresh token and give the next one. Raises NotRenewed, Busy, TransientError.
+def renew(engine: Engine, shown: str) -> tuple[Renewed, str]:
+    """Take a refresh token and give the next one, with the user's name. Raises NotRenewed, Busy, TransientError.
 
-    Commits a transaction of its own: that a token was used twice ends its session whatever comes after.
+    Commits a transaction of its own: that a token was used twice, or its user is none any more, ends its session
+    whatever comes after.
     """
     family, _, half = shown[:_LONGEST_SHOWN].partition(".")
-    moment, fresh, reused = now(), new_secret(), None
-    of_family = (table.c.family == digest_of(family), table.c.ended_at.is_(None))
-    ends = sa.literal(moment + LASTS, table.c.expires_at.type)
-    with transient_errors(), writing(engine) as connection:
-        row = connection.execute(
-            sa.update(table)
-            .where(*of_family, table.c.digest == digest_of(half), _goes_on(moment))
-            .values(digest=digest_of(fresh), renewed_at=moment, expires_at=ends)
-            .returning(table.c.id, table.c.user_id)
-        ).one_or_none()
+    moment, fresh, user, reused = now(), new_secret(), None, None
+    known = {"shown_family": digest_of(family), "shown_digest": digest_of(half), **bounds()}
+    renewed = {"new_digest": digest_of(fresh), "new_renewed_at": moment, "new_expires_at": moment + LASTS}
+    with transient_errors(), writing_at_once(engine) as connection:
+        row = connection.execute(_RENEWING, known | renewed).one_or_none()
         if row is None:
             # Only whoever had a token of this session knows its first half.
+            of_family = (table.c.family == digest_of(family), table.c.ended_at.is_(None))
             ending = sa.update(table).where(*of_family, _goes_on(moment)).values(ended_at=moment)
             reused = connection.scalar(ending.returning(table.c.user_id))
-    if row is None:
+        elif (user := directory.by_id(connection, row.user_id)) is None:
+            end(connection, row.id)
+    if row is None or user is None:
         raise NotRenewed(reused)
-    return Renewed(row.id, row.user_id, f"{family}.{fresh}", moment + LASTS)
+    return Renewed(row.id, row.user_id, f"{family}.{fresh}", moment + LASTS), user.name
 
 
-def user_of(connection: Connection, number: str, user_id: int) -> DirectoryUser | None:
-    """Give the user of a session that goes on, if there and active. Reads in the caller's transaction."""
+def bounds() -> dict[str, datetime]:
+    """Give what ``GOES_ON`` is to be run with, as of now."""
     moment = now()
-    bounds = {"moment": moment, "ahead": moment + clock.SKEW, "begun": moment - LONGEST}
-    row = connection.execute(_USER, {"number": number, "user": user_id, **bounds}).one_or_none()
-    return None if row is None else DirectoryUser(*row)
+    return {"who_moment": moment, "who_ahead": moment + clock.SKEW, "who_begun": moment - LONGEST}
 
 
 def end(connection: Connection, number: str) -> bool:
@@ -163,10 +160,12 @@ def _between(
 
 
 _MOMENT = table.c.expires_at.type
-_USER = (
-    sa.select(*COLUMNS)
-    .join(table, table.c.user_id == User.id)
-    .where(table.c.id == sa.bindparam("number"), User.id == sa.bindparam("user"), User.active)
-    .where(_between(*(sa.bindparam(name, type_=_MOMENT) for name in ("moment", "ahead", "begun"))))
+GOES_ON = _between(*(sa.bindparam(name, type_=_MOMENT) for name in ("who_moment", "who_ahead", "who_begun")))
+"""The same with bounds that are given each time: made once, as it is asked with every request."""
+
+_RENEWING = (
+    sa.update(table)
+    .where(table.c.family == sa.bindparam("shown_family"), table.c.digest == sa.bindparam("shown_digest"), GOES_ON)
+    .values({name: sa.bindparam(f"new_{name}") for name in ("digest", "renewed_at", "expires_at")})
+    .returning(table.c.id, table.c.user_id)
 )
-"""Made once: it is asked with every request."""

@@ -74,18 +74,13 @@ def renew(engine: Engine, keys: TokenKeys, network: str, refresh_token: str, add
     TokenKeyFault.
     """
     try:
-        again = sessions.renew(engine, refresh_token)
+        again, name = sessions.renew(engine, refresh_token)
     except NotRenewed as refused:
         if refused.reused is not None:
             origin, claimed = f"{_ORIGIN}, {address}", f"user {refused.reused}"
             audit_log.write_refusal(engine, "requester_refresh", claimed, origin=origin, sentence=str(refused))
         raise
-    with transient_errors(), reading(engine) as connection:
-        user = directory.by_id(connection, again.user_id)
-    if user is None:
-        sign_out(engine, again.id)
-        raise NotRenewed
-    return _access(keys, network, user.name, again)
+    return _access(keys, network, name, again)
 
 
 def sign_out(engine: Engine, session: str) -> bool:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 import sqlalchemy as sa
+from psycopg.pq import TransactionStatus
 from sqlalchemy import Engine
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError
 
 from exchange.database.engine import make_engine
 from exchange.database.errors import transient_errors
-from exchange.database.locks import locked, reading, writing
+from exchange.database.locks import Busy, glancing, lock_statement, locked, reading, writing, writing_at_once
+from exchange.database.tables import UtcDateTime
 from exchange.format.errors import TransientError
 
 CONTRARY = {
@@ -133,3 +137,78 @@ def test_where_no_trigger_would_fire_nothing_is_begun(elsewhere: Engine) -> None
     elsewhere.dispose()
     with pytest.raises(TransientError, match="session_replication_role"), reading(elsewhere):
         pass
+
+
+@pytest.mark.postgres
+def test_a_connection_that_the_server_ended_is_replaced_and_none_is_asked_for_that(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, other = make_engine(postgres_url), make_engine(postgres_url)
+    asked: list[object] = []
+    ping = engine.dialect.do_ping
+
+    def counted(driver: DBAPIConnection) -> bool:
+        asked.append(driver)
+        return ping(driver)
+
+    monkeypatch.setattr(engine.dialect, "do_ping", counted)
+
+    def number() -> int:
+        with reading(engine) as connection:
+            return int(connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one())
+
+    first = number()
+    assert (number(), asked) == (first, [])
+    with reading(other) as connection:
+        connection.execute(sa.text("SELECT pg_terminate_backend(:pid, 60000)"), {"pid": first})
+    second = number()
+    assert (second != first, len(asked)) == (True, 1)
+    monkeypatch.setattr("exchange.database.engine._BELIEVED_SECONDS", 0.0)
+    assert (number(), len(asked)) == (second, 2)
+    engine.dispose()
+    other.dispose()
+
+
+@pytest.mark.postgres
+def test_what_is_looked_at_without_a_transaction_is_read_the_same_wherever_it_is(elsewhere: Engine) -> None:
+    moment = datetime(2026, 2, 1, 12, tzinfo=UTC)
+    written = sa.select(sa.literal(moment, UtcDateTime()), sa.literal("back\\slash", literal_execute=True))
+    with glancing(elsewhere) as connection:
+        in_transaction = connection.connection.driver_connection.info.transaction_status  # type: ignore[union-attr]
+        assert tuple(connection.execute(written).one()) == (moment, "back\\slash")
+    assert in_transaction != TransactionStatus.IDLE
+    with elsewhere.begin() as connection:
+        connection.exec_driver_sql(f"ALTER DATABASE {elsewhere.url.database} RESET DateStyle")
+        connection.exec_driver_sql(f"ALTER DATABASE {elsewhere.url.database} RESET standard_conforming_strings")
+    elsewhere.dispose()
+    with glancing(elsewhere) as connection:
+        assert tuple(connection.execute(written).one()) == (moment, "back\\slash")
+        status = connection.connection.driver_connection.info.transaction_status  # type: ignore[union-attr]
+    assert status == TransactionStatus.IDLE
+
+
+@pytest.mark.postgres
+def test_a_transaction_that_is_begun_at_once_fixes_the_same_and_holds_what_it_is_to(elsewhere: Engine) -> None:
+    with writing(elsewhere) as connection:
+        connection.exec_driver_sql("CREATE TABLE kept (id integer PRIMARY KEY)")
+        connection.exec_driver_sql("INSERT INTO kept VALUES (1)")
+        usual = {name: _read(connection, name) for name in CONTRARY}
+    row = "SELECT 1 FROM kept WHERE id = 1 FOR NO KEY UPDATE"
+    with writing_at_once(elsewhere, lock_statement("it's"), row, patience_seconds=0.05) as connection:
+        at_once = {name: _read(connection, name) for name in CONTRARY}
+        isolation = _read(connection, "transaction_isolation")
+        connection.exec_driver_sql("INSERT INTO kept VALUES (2)")
+        for held in (lock_statement("it's"), row):
+            with pytest.raises(Busy), writing_at_once(elsewhere, held, patience_seconds=0.05):
+                pass
+    assert (at_once, isolation) == (usual | {"lock_timeout": "50ms"}, "read committed")
+
+    def fail() -> None:
+        with writing_at_once(elsewhere, lock_statement("it's")) as connection:
+            connection.exec_driver_sql("INSERT INTO kept VALUES (3)")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    with writing_at_once(elsewhere, lock_statement("it's")) as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM kept").scalar_one() == 2

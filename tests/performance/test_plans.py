@@ -27,11 +27,11 @@ from exchange.operating import batch_pages, folding, prune
 from exchange.operating.batch_pages import BatchFilters
 from exchange.operating.retention_clock import RetentionClock
 from exchange.outgoing import resend
-from exchange.people import api_keys, attempts, tokens
+from exchange.people import attempts, tokens
 from exchange.people.sessions import Lifetime, list_sessions
-from exchange.reference.models import ProfileType, User
 from exchange.requesters import asking
 from exchange.requesters import sessions as requester_sessions
+from exchange.requesters.callers import Means, Shown, Unknown, caller_of
 from exchange.settings import Settings
 from exchange.watching.health import Health
 from exchange.watching.metrics import render_metrics
@@ -356,15 +356,18 @@ def sweep_asked(side: Side) -> None:
 
 def count_asked(side: Side) -> None:
     """See whether a user, or all of a profile, asked too often."""
-    asker = User(id=77, profile_type_id=77, profile_type=ProfileType(id=77, name="some"))
+    someone, places, asked = sa.literal(77), {"user_place": 9, "profile_place": 9}, tables.asked
+    of_user = asking._oldest(asked.c.user_id, someone, "user")
+    counted = (of_user, asking._oldest(asked.c.profile_type_id, someone, "profile"))
     with reading(side.engine) as connection:
-        asking._refuse_many(connection, asking.Limits(3600.0, 10, 10), asker)
+        found = connection.execute(sa.select(*counted), asking._moments(3600.0) | places).one()
+    assert tuple(found) == (None, None)
 
 
 def show_key(side: Side) -> None:
     """Show what is no API key."""
-    with reading(side.engine) as connection:
-        assert api_keys.find_shown(connection, f"{api_keys.PREFIX}77") is None
+    with pytest.raises(Unknown):
+        caller_of(side.engine, Shown(Means.KEY, "77", 0, "127.0.0.1", directory_is_here=False))
 
 
 def renew_session(side: Side) -> None:

@@ -8,7 +8,7 @@ import json
 import socket
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -27,8 +27,9 @@ from exchange.operating.prune import prune_expired
 from exchange.people import passwords
 from exchange.people.roles import Role
 from exchange.reference.models import Request, Response, ResponseStatus
+from exchange.requesters.callers import Means, Shown
 from exchange.serve.door import waiting
-from exchange.serve.door.waiting import Waiting
+from exchange.serve.door.waiting import Answered, Told, Waiting
 from exchange.serve.json_api import reading
 from exchange.settings import Settings
 from tests.databases import Databases
@@ -256,28 +257,34 @@ def test_who_waits_is_told_once_the_response_has_come(engine: Engine, stranger: 
     assert (same.status, same.body) == (304, "")
 
 
+GOOD, ENDED = (Shown(Means.TOKEN, name, 1, "127.0.0.1") for name in ("good", "ended"))
+
+
 def test_one_reader_looks_for_all_who_wait_and_places_are_given_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(waiting, "MOST_WAITING", 50)
     looks: list[int] = []
     answered: set[uuid.UUID] = set()
 
-    def look(numbers: Collection[uuid.UUID]) -> set[uuid.UUID]:
+    def look(numbers: Mapping[uuid.UUID, Collection[Shown]]) -> Answered:
         looks.append(len(numbers))
-        return answered & set(numbers)
+        return {one: {"id": str(one)} for one in answered & numbers.keys()}, {GOOD}
 
     async def play() -> None:
         waits = Waiting(look)
         never = asyncio.create_task(asyncio.sleep(60))
         numbers = [uuid.uuid4() for _ in range(50)]
-        all_of_them = [asyncio.create_task(waits.for_one_of([one], 60, never)) for one in numbers]
+        all_of_them = [asyncio.create_task(waits.for_one_of([one], 60, never, GOOD)) for one in numbers[:-1]]
+        all_of_them.append(asyncio.create_task(waits.for_one_of([numbers[-1]], 60, never, ENDED)))
         while not looks or looks[-1] < 50:  # noqa: ASYNC110 - it is told in another thread
             await asyncio.sleep(0)
         with pytest.raises(waiting.TooManyWait):
             await waits.for_one_of([uuid.uuid4()], 60, never)
         before, waited = len(looks), waits.number
         answered.update(numbers[1:])
-        assert await asyncio.gather(*all_of_them[1:]) == [True] * 49
+        told = [Told(one, {"id": str(one)}) for one in numbers[1:-1]]
+        # Whoever is signed out meanwhile is shown nothing that was looked for.
+        assert await asyncio.gather(*all_of_them[1:]) == [*told, Told(numbers[-1], None)]
         assert (waited, len(looks) - before <= 3) == (50, True)  # one look for all of them
         gone = asyncio.create_task(asyncio.sleep(0))
         assert not await waits.for_one_of([numbers[0]], 60, gone)

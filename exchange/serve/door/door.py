@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 
 from anyio import CapacityLimiter
 from sqlalchemy import Engine
@@ -16,19 +17,26 @@ from exchange.channels.schemas import Checker
 from exchange.database.dialects import dialect_of
 from exchange.database.engine import SQLITE_WAIT_SECONDS
 from exchange.database.errors import transient_errors
-from exchange.database.locks import reading
+from exchange.database.locks import glancing
 from exchange.files.token_keys import TokenKeys
 from exchange.format.errors import TransientError
 from exchange.people import passwords
+from exchange.people.api_keys import note_use
 from exchange.requesters import looking
-from exchange.requesters.callers import Caller, caller_of
+from exchange.requesters.callers import Caller, Shown, Unknown, caller_of, read_shown, signed_in_still
+from exchange.requesters.directory import DirectoryUser
 from exchange.serve.door.counting import Counting
-from exchange.serve.door.waiting import Waiting
+from exchange.serve.door.waiting import Answered, Waiting
 from exchange.serve.identity import Connection, Recogniser
 from exchange.settings import Settings
 
 MOST_SIGNING_IN = 200
 """So many wait for their password to be looked at, a few at a time; those beyond come again."""
+MOST_READING = 6
+MOST_WRITING = 5
+"""So many requests are answered at once, in a thread and on a connection of the database each."""
+MOST_SEEN = 10_000
+"""So many callers are remembered with their users."""
 
 
 class Door:
@@ -45,7 +53,7 @@ class Door:
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._checkers: dict[str, Checker] = {}
-        self._turns: CapacityLimiter | None = None
+        self._seen: dict[Shown, DirectoryUser] = {}
 
     @property
     def exchange(self) -> Exchange:
@@ -57,12 +65,23 @@ class Door:
         """This side's database. Raises SettingsFaults, TransientError."""
         return self._exchange.engine
 
-    @property
-    def turns(self) -> CapacityLimiter:
-        """The threads in which passwords are looked at: no other request waits behind those."""
-        if self._turns is None:
-            self._turns = CapacityLimiter(passwords.AT_ONCE)
-        return self._turns
+    @cached_property
+    def signing(self) -> CapacityLimiter:
+        """Give the threads in which passwords are looked at: no other request waits behind those.
+
+        Ask for these, as for the ones below, in the server's loop.
+        """
+        return CapacityLimiter(passwords.AT_ONCE)
+
+    @cached_property
+    def reads(self) -> CapacityLimiter:
+        """Give the threads that look: more of them would wait for each other, or for a connection of the database."""
+        return CapacityLimiter(MOST_READING)
+
+    @cached_property
+    def writes(self) -> CapacityLimiter:
+        """Give those that write: whoever waits for a lock keeps none from looking."""
+        return CapacityLimiter(MOST_WRITING)
 
     @contextmanager
     def writing(self) -> Iterator[Engine]:
@@ -92,23 +111,46 @@ class Door:
         """Say from where a request comes, and whether others can read it."""
         return self._recogniser.connection(request.scope)
 
+    def shown(self, request: Request) -> Shown | None:
+        """Read what is shown as a bearer; None for nothing that is shown here. Raises TokenKeyFault."""
+        scheme, _, text = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not text.strip():
+            return None
+        address, here = self.way(request).address, self.settings.asks_requests
+        return read_shown(self.keys, self.settings.network, text.strip(), address, directory_is_here=here)
+
     def caller(self, request: Request) -> Caller | None:
         """Say who asks, by what is shown as a bearer; None for nobody. It may wait for the database.
 
         Raises TransientError, TokenKeyFault.
         """
-        scheme, _, shown = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not shown.strip():
+        shown = self.shown(request)
+        try:
+            found = None if shown is None else caller_of(self.engine, shown)
+        except Unknown:
             return None
-        return caller_of(
-            self.engine,
-            self.keys,
-            self.settings.network,
-            shown.strip(),
-            self.way(request).address,
-            directory_is_here=self.settings.asks_requests,
-        )
+        if found is not None:
+            self.note(found)
+        return found
 
-    def _answered(self, numbers: Collection[uuid.UUID]) -> set[uuid.UUID]:
-        with transient_errors(), reading(self.engine) as connection:
-            return looking.answered_among(connection, numbers)
+    def note(self, caller: Caller) -> None:
+        """Note that a key is used, now and then."""
+        if caller.key is not None:
+            note_use(self.engine, caller.key.name, caller.key.used_at, caller.address)
+
+    def seen(self, shown: Shown) -> DirectoryUser | None:
+        """Say whose something was that was shown when it was looked last."""
+        return self._seen.get(shown)
+
+    def has_seen(self, shown: Shown, user: DirectoryUser) -> None:
+        """Remember whose it is: only so as to know which locks to take before the database says so."""
+        if len(self._seen) >= MOST_SEEN:
+            self._seen.clear()
+        self._seen[shown] = user
+
+    def _answered(self, waiting: Mapping[uuid.UUID, Collection[Shown]]) -> Answered:
+        """Give what is answered of what is waited for, and which of those who wait for that are signed in still."""
+        with transient_errors(), glancing(self.engine) as connection:
+            found = looking.answered_among(connection, waiting)
+            shown = {one for number in found for one in waiting[number]}
+            return found, signed_in_still(connection, shown) if shown else set()

@@ -7,8 +7,8 @@ import hashlib
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -23,12 +23,12 @@ from exchange.format.as_dict import as_json
 from exchange.format.errors import RecordError, TransientError
 from exchange.people.roles import Forbidden, Person
 from exchange.requesters.asking import DayIsFull, KeyTaken, OverLimit, SubmitRefused
-from exchange.requesters.callers import Caller
+from exchange.requesters.callers import Caller, Shown, Unknown, caller_of
 from exchange.requesters.directory import DirectoryUser, NoSuchUser
 from exchange.requesters.sign_in import NotRenewed, NotSignedIn, TooOften
 from exchange.serve.console.visit import in_the_name_of
 from exchange.serve.door.door import MOST_SIGNING_IN, Door
-from exchange.serve.door.waiting import TooManyWait
+from exchange.serve.door.waiting import Told, TooManyWait
 from exchange.serve.identity import Identity
 from exchange.serve.json_api.looks import NotThere
 from exchange.serve.json_api.problems import problem, problem_of
@@ -54,27 +54,43 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
     waits_for: Collection[uuid.UUID] = ()
     wait_seconds: int = 0
+    is_one: bool = False
+    """Whether the body is the one request that it waits for."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Asked:
-    """One request: at which door, by whom (None where anybody may ask), from where, with which headers.
+    """One request: at which door, with what shown (None where anybody may ask), from where, with which headers.
 
     ``person`` is somebody who looks after the side, and asks what users are asked.
     """
 
     door: Door
-    caller: Caller | None
+    shown: Shown | None
     address: str
     headers: Mapping[str, str]
+    scope: str = ""
     person: Person | None = None
+    caller: Caller | None = None
+    """Whoever asks, once the database has said so."""
 
     @property
     def known(self) -> Caller:
-        """Give whoever asks. Raises Forbidden for a person who is none of those."""
+        """Give whoever asks. Raises Unknown, and Forbidden for a person who is none of those, or without the scope."""
         if self.caller is None:
-            raise Forbidden("this is for users of the directory and API keys of theirs; nothing was done")
+            if self.shown is None:
+                raise Forbidden("this is for users of the directory and API keys of theirs; nothing was done")
+            self.recognise(caller_of(self.door.engine, self.shown))
+        assert self.caller is not None
         return self.caller
+
+    def recognise(self, caller: Caller) -> None:
+        """Take word for who asks. Raises Forbidden without the scope."""
+        caller.refuse(self.scope)
+        self.caller = caller
+        if self.shown is not None and caller.user is not None:
+            self.door.has_seen(self.shown, caller.user)
+        self.door.note(caller)
 
     @property
     def user(self) -> DirectoryUser:
@@ -93,18 +109,20 @@ async def answer(request: Request, body: bytes, wanted: Endpoint) -> Response:
     """Answer a request whose body was read; it may have to wait first."""
     door: Door = request.app.state.door
     began = time.monotonic()
-    found = await (_signed_in if wanted.by_anybody else run_sync)(_answered, door, request, body, wanted)
+    found, shown = await (_signed_in if wanted.takes_password else _run)(door, request, body, wanted)
     response = _response(found, request)
     took = time.monotonic() - began
     if isinstance(found, Reply) and found.wait_seconds and found.waits_for and _is_all_seen(request, response):
         try:
-            again = await _waited(door, request, found)
+            told = await _waited(door, request, found, shown)
         except TooManyWait as error:
             response = _away(str(error))
         else:
             began = time.monotonic()
-            if again:
-                response = _response(await run_sync(_answered, door, request, body, wanted), request)
+            if told is not None and told.found is not None and found.is_one:
+                response = _response(replace(found, body=told.found), request)
+            elif told is not None:
+                response = _response((await _run(door, request, body, wanted))[0], request)
             took += time.monotonic() - began
     if response.status_code == 200 and _is_all_seen(request, response, otherwise=False):  # noqa: PLR2004
         response = Response(status_code=304, headers={"ETag": response.headers["etag"]})
@@ -127,22 +145,28 @@ def _is_all_seen(request: Request, response: Response, *, otherwise: bool = True
     return otherwise if seen is None else seen == response.headers.get("etag")
 
 
-async def _signed_in(answered: Callable[..., Reply | Response], door: Door, *asked: Any) -> Reply | Response:
+async def _run(door: Door, *asked: Any) -> tuple[Reply | Response, Shown | None]:
+    """Answer in one of a few threads, in the order in which they came."""
+    wanted: Endpoint = asked[-1]
+    return await run_sync(_answered, door, *asked, limiter=door.reads if wanted.method == "GET" else door.writes)
+
+
+async def _signed_in(door: Door, *asked: Any) -> tuple[Reply | Response, Shown | None]:
     """Look at passwords a few at a time, in the order in which they came; no other request waits behind them."""
     if door.signing_in >= MOST_SIGNING_IN:
-        return _away("too many sign in at once; ask again")
+        return _away("too many sign in at once; ask again"), None
     door.signing_in += 1
     try:
-        return await run_sync(answered, door, *asked, limiter=door.turns)
+        return await run_sync(_answered, door, *asked, limiter=door.signing)
     finally:
         door.signing_in -= 1
 
 
-async def _waited(door: Door, request: Request, found: Reply) -> bool:
-    """Wait; tell whether something is answered by now. Whoever is gone meanwhile gives their place free."""
+async def _waited(door: Door, request: Request, found: Reply, shown: Shown | None) -> Told | None:
+    """Wait; give what is answered by now. Whoever is gone meanwhile gives their place free."""
     gone = asyncio.create_task(_gone(request))
     try:
-        return await door.waiting.for_one_of(found.waits_for, found.wait_seconds, gone)
+        return await door.waiting.for_one_of(found.waits_for, found.wait_seconds, gone, shown)
     finally:
         gone.cancel()
 
@@ -152,30 +176,44 @@ async def _gone(request: Request) -> None:
         pass
 
 
-def _answered(door: Door, request: Request, body: bytes, wanted: Endpoint) -> Reply | Response:
+def _answered(door: Door, request: Request, body: bytes, wanted: Endpoint) -> tuple[Reply | Response, Shown | None]:
+    asked: Asked | None = None
     try:
         with transient_errors():
             asked = _asked(door, request, wanted)
-            if asked is None:
-                return problem(401, _UNKNOWN, {"WWW-Authenticate": 'Bearer realm="exchange"'})
+            if not wanted.recognises and asked.shown is not None:
+                _ = asked.known
             found = wanted.call(asked, **read_said(request, body, wanted))
     except Exception as error:  # noqa: BLE001 - each is told, and what nobody thought of is logged
-        return door_problem(error)
-    return found if isinstance(found, Reply) else Reply(found, wanted.status)
+        return door_problem(_first(asked, error)), None
+    return found if isinstance(found, Reply) else Reply(found, wanted.status), asked.shown
 
 
-def _asked(door: Door, request: Request, wanted: Endpoint) -> Asked | None:
+def _first(asked: Asked | None, error: Exception) -> Exception:
+    """Give what is to be told first: nobody hears what is wrong with a request before they are known."""
+    if asked is None or asked.shown is None or asked.caller is not None or isinstance(error, Unknown):
+        return error
+    try:
+        with transient_errors():
+            _ = asked.known
+    except Exception as other:  # noqa: BLE001 - as above
+        return other
+    return error
+
+
+def _asked(door: Door, request: Request, wanted: Endpoint) -> Asked:
     way = door.way(request)
     if wanted.by_anybody:
         if not way.is_private:
             raise Forbidden(_IN_CLEAR)
         return Asked(door, None, way.address, request.headers)
-    caller = door.caller(request)
-    if caller is not None:
-        caller.refuse(wanted.scope)
-        return Asked(door, caller, way.address, request.headers)
+    shown = door.shown(request)
+    if shown is not None:
+        return Asked(door, shown, way.address, request.headers, wanted.scope)
     identity: Identity | None = request.app.state.identify(request) if wanted.method == "GET" else None
-    return None if identity is None else Asked(door, None, way.address, request.headers, identity.person)
+    if identity is None:
+        raise Unknown
+    return Asked(door, None, way.address, request.headers, person=identity.person)
 
 
 _STATUS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], int], ...] = (
@@ -188,6 +226,8 @@ _STATUS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], int], ...] =
 
 def door_problem(error: Exception) -> Response:
     """Answer with what an exception says to whoever asks from outside: what fails inside is for the log."""
+    if isinstance(error, Unknown):
+        return problem(401, _UNKNOWN, {"WWW-Authenticate": 'Bearer realm="exchange"'})
     for kinds, status in _STATUS:
         if isinstance(error, kinds):
             seconds = getattr(error, "seconds", None)

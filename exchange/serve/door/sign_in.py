@@ -58,6 +58,7 @@ SIGN_IN: tuple[Endpoint, ...] = (
             Field("password", "the password that was set on this side", needed=True),
         ),
         by_anybody=True,
+        takes_password=True,
     ),
     Endpoint(
         "POST",

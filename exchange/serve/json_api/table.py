@@ -110,6 +110,8 @@ class Endpoint:
     users of the directory and programs with a key ask it, not who looks after the side: then, and of what is asked
     ``by_anybody``, ``call`` takes an ``Asked``. ``status`` is that of what was done, ``most_bytes`` bound a body. One
     that ``receives_lines`` is answered while its body comes: it has a scope, ``streams:`` of any or of ``{stream}``.
+    One that ``recognises`` finds out by itself who asks, along with what is asked; one that ``takes_password`` costs so
+    much that few are answered at once.
     """
 
     method: str
@@ -121,6 +123,8 @@ class Endpoint:
     lines: bool = False
     scope: str = ""
     by_anybody: bool = False
+    recognises: bool = False
+    takes_password: bool = False
     status: int = 200
     most_bytes: int = MOST_BODY_BYTES
     receives_lines: bool = False
