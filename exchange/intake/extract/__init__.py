@@ -23,6 +23,7 @@ from exchange.database.errors import transient_errors
 from exchange.database.locks import reading
 from exchange.format.as_dict import AsDict
 from exchange.format.errors import RecordError, printable
+from exchange.intake.extract.copied import CopiedCsv
 from exchange.intake.extract.lines import Body, Csv, JsonLines, Lines
 from exchange.intake.extract.refused import ExtractRefused
 from exchange.intake.extract.target import Target
@@ -126,12 +127,11 @@ def extract(
     ):
         source = _Source(site, connection, whole, stream, conditions)
         writer = _writer(target, file, stream, raw=asked.raw)
-        with writer, gc_paused(), closing(source.pieces()) as pieces:
-            for bodies, sentences in pieces:
-                writer.write(bodies)
-                rows += len(bodies)
+        with writer, gc_paused(), closing(source.write(writer)) as pieces:
+            for written, sentences in pieces:
+                rows += written
                 refused += sentences[: max(0, MOST_TOLD - len(refused))]
-                site.progress.add(len(bodies) + len(sentences))
+                site.progress.add(written + len(sentences))
                 if stopping():
                     raise ExtractRefused("it was stopped")
     return Extracted(
@@ -176,8 +176,14 @@ class _Source:
         self._select = sa.select(*selected, *(key.label(f"exchange_key_{n}") for n, key in enumerate(keys)))
         self._select = self._select.select_from(stream.table).where(*clauses)
 
-    def pieces(self) -> Generator[tuple[list[Body], list[str]]]:
-        """Give some rows at a time, and why others of them are left out."""
+    def write(self, writer: Lines) -> Generator[tuple[int, list[str]]]:
+        """Write all rows; give of some at a time how many were written, and why others are left out."""
+        copied = capture.copied(self._connection, self._select) if isinstance(writer, Csv) else None
+        if isinstance(writer, Csv) and copied is not None:
+            types, lines = copied
+            if CopiedCsv.takes(self._stream, types):
+                yield from self._write_copied(writer, types, lines)
+                return
         at_once = capture.fetch_rows(self._connection, self._stream, ROWS_AT_ONCE)
         width = len(self._stream.columns)
         with closing(capture.streamed(self._connection, self._select, at_once)) as found:  # type: ignore[type-var]
@@ -186,12 +192,33 @@ class _Source:
                 try:
                     bodies = self._encode_all(columns)
                 except LOOK_AT_EACH:
-                    yield self._each(rows, width)
+                    yield self._each(writer, rows)
                     continue
-                yield (bodies, []) if self._checker.accepts_all(bodies) else self._each(rows, width)
+                if self._checker.accepts_all(bodies):
+                    writer.write(bodies)
+                    yield len(bodies), []
+                else:
+                    yield self._each(writer, rows)
 
-    def _each(self, rows: Sequence[capture.Row], width: int) -> tuple[list[Body], list[str]]:
-        bodies, sentences = [], []
+    def _write_copied(
+        self, writer: Csv, types: Sequence[int], lines: Iterator[list[bytes]]
+    ) -> Generator[tuple[int, list[str]]]:
+        copied = CopiedCsv(self._stream, self._checker, self._connection.dialect, types, writer)
+        with closing(lines) as pieces:  # type: ignore[type-var]
+            for some in pieces:
+                try:
+                    made = copied.lines(some)
+                except LOOK_AT_EACH:
+                    yield self._each(writer, copied.rows_of(some))
+                else:
+                    writer.write_ready(made)
+                    yield len(some), []
+
+    def _each(self, writer: Lines, rows: Sequence[capture.Row]) -> tuple[int, list[str]]:
+        """Write rows but those that can't be; give how many were, and why the others were not."""
+        width = len(self._stream.columns)
+        bodies: list[Body] = []
+        sentences: list[str] = []
         for row in rows:
             try:
                 body = self._encode(row[:width])
@@ -200,7 +227,8 @@ class _Source:
             except RecordError as error:
                 self.refused += 1
                 sentences.append(f"{self._named(row[width:])}: {error.sentence}")
-        return bodies, sentences
+        writer.write(bodies)
+        return len(bodies), sentences
 
     def _named(self, key: Sequence[Any]) -> str:
         try:

@@ -66,25 +66,39 @@ class Csv(Lines):
             lines = map(",".join, zip(*cells, strict=True))
             self._out.write(("\n".join(lines) + "\n").encode())
 
+    def write_ready(self, lines: bytes) -> None:
+        """Write lines that are CSV already. Raises OSError."""
+        self._out.write(lines)
+
     def _cells(self, codec: ColumnCodec) -> Cells:
         name, kind = str(codec.name), kind_of(codec)
-        if kind is Kind.WORDS:
-            return self._words(name)
         if kind is Kind.DOCUMENT:
             return _documents(codec, name)
+        if kind is Kind.WORDS:
+            return lambda bodies: self._mixed([body[name] for body in bodies])
         cell = _CELL[kind]
         return lambda bodies: ["" if (v := body[name]) is None else cell(v) for body in bodies]
 
-    def _words(self, name: str) -> Cells:
-        def cells(bodies: Sequence[Body]) -> list[str]:
-            values = [body[name] for body in bodies]
-            if not self._raw and not SUSPECT.isdisjoint([v[:1] for v in values if type(v) is str]):
-                values = [self._defused(v) if type(v) is str else v for v in values]
-            return [
-                "" if v is None else repr(v) if type(v) is int else '"' + v.replace('"', '""') + '"' for v in values
-            ]
+    def cell_of(self, kind: Kind) -> Callable[[list[Any]], list[str]]:
+        """Give what makes cells of a column's values, none of them null."""
+        if kind is Kind.WORDS:
+            return self._mixed
+        cell = _CELL[kind]
+        return lambda values: [cell(value) for value in values]
 
-        return cells
+    def _mixed(self, values: list[Any]) -> list[str]:
+        """Write texts, nulls, and the numbers that an enumeration may have."""
+        if {str}.issuperset(map(type, values)):
+            return self.words(values)
+        return ["" if v is None else repr(v) if type(v) is int else self.words([v])[0] for v in values]
+
+    def words(self, texts: list[str]) -> list[str]:
+        """Write texts that people wrote."""
+        if not self._raw and not SUSPECT.isdisjoint({text[:1] for text in texts}):
+            texts = [self._defused(text) for text in texts]
+        if '"' in "".join(texts):
+            return ['"' + text.replace('"', '""') + '"' for text in texts]
+        return [f'"{text}"' for text in texts]
 
     def _defused(self, text: str) -> str:
         shown = defused(text)

@@ -24,6 +24,7 @@ from exchange.tables.capture.leftover import (
 from exchange.tables.capture.pending import Claimed, Reached, claim, extent, give_back, pending
 from exchange.tables.capture.read import (
     Row,
+    copied,
     deleted_keys,
     estimate_rows,
     fetch_rows,
@@ -71,6 +72,7 @@ __all__ = [
     "check_all",
     "check_sent",
     "claim",
+    "copied",
     "count_of",
     "cut_page",
     "deleted_keys",

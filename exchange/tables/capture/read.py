@@ -223,6 +223,48 @@ def streamed(connection: Connection, select: sa.Select[Any], rows_at_once: int =
         yield from read(connection, select, rows_at_once)
 
 
+COPIED_BYTES = 256 * 1024
+"""So much of what PostgreSQL copies is in memory at once, unless a row is longer."""
+
+
+def copied(connection: Connection, select: sa.Select[Any]) -> tuple[list[int], Iterator[list[bytes]]] | None:
+    """Read what a query finds as PostgreSQL's COPY writes rows: lines of text, some at a time.
+
+    Gives the types (oids) of the columns, and the lines, to be read to the end or closed before anything else is done.
+    None where rows can't be had so: on SQLite, and where texts are in no encoding. Raises SQLAlchemy's DBAPIError.
+    """
+    if not dialect_of(connection).is_postgresql:
+        return None
+    driver: Any = connection.connection.driver_connection
+    if driver.info.encoding != "utf-8":
+        return None
+    with driver_errors(connection, "reading rows"), connection.execute(select.limit(0)) as none:
+        types = [int(column[1]) for column in none.cursor.description or ()]  # type: ignore[call-overload]
+    compiled = select.compile(dialect=connection.dialect)
+    return types, _copied(connection, f"COPY ({compiled}) TO STDOUT", compiled.params)
+
+
+def _copied(connection: Connection, statement: str, parameters: Any) -> Iterator[list[bytes]]:
+    driver: Any = connection.connection.driver_connection
+    # As below: whoever closes this before its end cancels the query.
+    with (
+        driver_errors(connection, "reading rows"),
+        connection.begin_nested(),
+        driver.cursor() as cursor,
+        cursor.copy(statement, parameters) as copy,
+    ):
+        lines: list[bytes] = []
+        length = 0
+        for line in copy:
+            lines.append(bytes(line))
+            length += len(line)
+            if length >= COPIED_BYTES:
+                yield lines
+                lines, length = [], 0
+        if lines:
+            yield lines
+
+
 def _from_postgresql(connection: Connection, select: sa.Select[Any], rows_at_once: int) -> Iterator[Sequence[Row]]:
     """Read rows while the server goes on making them: a cursor would make it wait for each next call."""
     compiled = select.compile(dialect=connection.dialect)
