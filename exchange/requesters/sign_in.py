@@ -50,13 +50,14 @@ def sign_in(engine: Engine, keys: TokenKeys, network: str, typed: str, password:
     with transient_errors(), reading(engine) as connection:
         user = directory.by_name(connection, typed)
         kept = _hash_of(connection, user) if user is not None and user.active else None
-    if not passwords.is_right(kept, password) or kept is None or user is None:
+    if not passwords.is_right(kept, password, of_many=True) or kept is None or user is None:
         claimed = "no user of the directory" if user is None else user.name
         audit_log.write_refusal(
             engine, "requester_sign_in", claimed, origin=f"{_ORIGIN}, {address}", sentence=str(NotSignedIn())
         )
         raise NotSignedIn
-    renewed = {"hash": passwords.hash_anew(password)} if passwords.is_outdated(kept) else {}
+    is_old = passwords.is_outdated(kept, of_many=True)
+    renewed = {"hash": passwords.hash_anew(password, of_many=True)} if is_old else {}
     with transient_errors(), writing(engine) as connection:
         same = (requester.c.user_id == user.id, requester.c.hash == kept)
         signed = sa.update(requester).where(*same).values(signed_in_at=now(), **renewed).returning(requester.c.user_id)
@@ -96,7 +97,7 @@ def set_password(engine: Engine, typed: str, password: str) -> tuple[DirectoryUs
     """
     with transient_errors(), reading(engine) as connection:
         user = directory.known(connection, typed)
-    kept = passwords.hash_password(password, user.name)
+    kept = passwords.hash_password(password, user.name, of_many=True)
     with transient_errors(), writing(engine) as connection:
         upsert(connection, requester, {"user_id": user.id}, {"hash": kept, "changed_at": now()})
         return user, sessions.end_of(connection, user.id)

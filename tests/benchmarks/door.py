@@ -78,7 +78,7 @@ def _asked(shop: Workshop, kind: str) -> tuple[dict[str, list[float]], list[floa
 
 def _fill(settings: Settings) -> None:
     """Make users, each with a password; a directory's rows come from elsewhere, which is not what is timed."""
-    engine, kept = make_engine(settings.database_url), hash_anew(PASSWORD)
+    engine, kept = make_engine(settings.database_url), hash_anew(PASSWORD, of_many=True)
     with Session(engine) as session, session.begin():
         profile = ProfileType(name="bench", daily_limit=1_000_000, priority=5)
         users = [User(name=f"user{n}", email=f"user{n}@example.org", profile_type=profile) for n in range(USERS)]

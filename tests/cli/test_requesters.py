@@ -20,7 +20,7 @@ from tests.serve.doors import GOOD, lend_side
 @pytest.fixture(autouse=True)
 def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have hashes cost little: what they cost is the library's affair."""
-    monkeypatch.setattr(passwords, "_hasher", argon2.PasswordHasher(1, 8, 1))
+    monkeypatch.setattr(passwords, "_hasher_of_many", argon2.PasswordHasher(1, 8, 1))
 
 
 def test_passwords_sessions_and_keys_are_given_listed_and_ended_and_the_audit_has_no_secret(

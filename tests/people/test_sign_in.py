@@ -170,6 +170,8 @@ def test_a_hash_follows_the_library_and_a_bad_password_is_refused_without_a_word
     assert before.startswith("$argon2id$v=19$m=8,t=1,")
     assert after.startswith("$argon2id$v=19$m=8,t=2,")
     assert argon2.PasswordHasher().memory_cost >= 64 * 1024
+    of_many = argon2.extract_parameters(passwords.hash_anew(GOOD, of_many=True))
+    assert (of_many.type, of_many.memory_cost >= 19 * 1024, of_many.time_cost >= 2) == (argon2.Type.ID, True, True)
 
 
 def test_a_token_is_shown_once_and_good_until_its_end_or_until_it_is_revoked(

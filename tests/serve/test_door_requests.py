@@ -23,11 +23,16 @@ from sqlalchemy.orm import Session
 from exchange.api import Exchange
 from exchange.database import audit_log, clock, make_engine, tables
 from exchange.database.engine import now
+from exchange.database.locks import writing
 from exchange.operating.prune import prune_expired
 from exchange.people import passwords
+from exchange.people.api_keys import WRITE
 from exchange.people.roles import Role
-from exchange.reference.models import Request, Response, ResponseStatus
+from exchange.reference.models import Request, Response, ResponseStatus, User
+from exchange.requesters import asking, looking, sessions
+from exchange.requesters.asking import Limits, Wish
 from exchange.requesters.callers import Means, Shown
+from exchange.requesters.directory import COLUMNS, DirectoryUser
 from exchange.serve.door import waiting
 from exchange.serve.door.waiting import Answered, Told, Waiting
 from exchange.serve.json_api import reading
@@ -44,7 +49,7 @@ KINDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
 def _cheap() -> Iterator[None]:
     """Have hashes cost little: what they cost is the library's affair."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(passwords, "_hasher", argon2.PasswordHasher(1, 8, 1))
+        patched.setattr(passwords, "_hasher_of_many", argon2.PasswordHasher(1, 8, 1))
         yield
 
 
@@ -255,6 +260,67 @@ def test_who_waits_is_told_once_the_response_has_come(engine: Engine, stranger: 
         {"Authorization": f"Bearer {ada.shown}", "If-None-Match": answer.headers["etag"]},
     )
     assert (same.status, same.body) == (304, "")
+
+
+def test_who_is_signed_out_while_they_wait_or_looks_wrong_is_told_that_and_nothing_else(
+    side: Settings, engine: Engine, stranger: Client
+) -> None:
+    ada, bob = stranger.sign_in("ada"), stranger.sign_in("bob")
+    number = ada.ask("POST", "/requests", {"query": "x"})[1]["id"]
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(ada.ask, "GET", f"/requests/{number}?wait=60")
+        while "exchange_door_waiting 1.0" not in stranger.browser.get("/metrics").body:
+            assert not waits.done()
+        with Exchange(side) as exchange:
+            exchange.requesters.revoke("ada")
+        respond(engine, number, "secret")
+        answer, _ = waits.result()
+    assert (answer.status, "secret" in answer.body) == (401, False)
+    wrong: list[tuple[str, str, Any]] = [
+        ("GET", "/requests?limit=0", None),
+        ("GET", "/requests/x", None),
+        ("GET", "/requests?user=bob", None),
+        ("POST", "/requests", {"query": ""}),
+        ("POST", "/requests", {"query": "x", "kind": "k" * 65}),
+        ("POST", "/requests", {"query": "x", "priority": 9}),
+        ("POST", "/sign-out", {"stray": 1}),
+    ]
+    for method, path, said in wrong:
+        assert ada.ask(method, path, said)[0].status == 401, path
+        assert bob.ask(method, path, said)[0].status in {400, 403, 404, 422}, path
+
+
+@pytest.mark.postgres
+def test_a_look_takes_one_message_to_the_server_and_a_request_four(databases: Databases, tmp_path: Path) -> None:
+    side = lend_side(databases, "postgresql", tmp_path / "side")
+    with Exchange(side) as exchange:
+        checker = exchange.site.checkers["request"]
+    engine = make_engine(side.database_url)
+    with writing(engine) as connection:
+        ada = connection.execute(sa.select(*COLUMNS).where(User.name == "ada")).one()
+        session = sessions.begin(connection, ada.id, "::1").id
+    shown, seen, limits = Shown(Means.TOKEN, session, ada.id, "::1"), DirectoryUser(*ada), Limits(60, 100, 100)
+    trace = tmp_path / "trace"
+
+    def ask(key: str | None) -> str:
+        return str(asking.ask(engine, checker, limits, shown, seen, Wish("question", "x", {}), key, WRITE)[1]["id"])
+
+    def messages(do: Callable[[], object]) -> int:
+        with engine.connect() as connection, trace.open("w") as file:
+            driver: Any = connection.connection.driver_connection
+            driver.pgconn.trace(file.fileno())
+            connection.close()  # the pool's only one is given to whoever asks next
+            do()
+            driver.pgconn.untrace()
+        return trace.read_text(errors="replace").count("ReadyForQuery")
+
+    number = ask("key")
+    assert messages(lambda: looking.find_request(engine, shown, uuid.UUID(number))) == 1
+    assert messages(lambda: looking.list_requests(engine, shown, 20)) == 1
+    assert messages(lambda: ask(None)) == 4
+    assert messages(lambda: ask("other")) == 4
+    assert messages(lambda: ask("key")) == 3
+    engine.dispose()
 
 
 GOOD, ENDED = (Shown(Means.TOKEN, name, 1, "127.0.0.1") for name in ("good", "ended"))

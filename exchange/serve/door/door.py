@@ -33,7 +33,7 @@ from exchange.settings import Settings
 MOST_SIGNING_IN = 200
 """So many wait for their password to be looked at, a few at a time; those beyond come again."""
 MOST_READING = 6
-MOST_WRITING = 5
+MOST_WRITING = 4
 """So many requests are answered at once, in a thread and on a connection of the database each."""
 MOST_SEEN = 10_000
 """So many callers are remembered with their users."""
@@ -67,11 +67,12 @@ class Door:
 
     @cached_property
     def signing(self) -> CapacityLimiter:
-        """Give the threads in which passwords are looked at: no other request waits behind those.
+        """Give the threads in which people sign in: no other request waits behind those.
 
-        Ask for these, as for the ones below, in the server's loop.
+        There are more than passwords looked at at once: what else there is to it is done meanwhile. Ask for these, as
+        for the ones below, in the server's loop.
         """
-        return CapacityLimiter(passwords.AT_ONCE)
+        return CapacityLimiter(2 * passwords.AT_ONCE)
 
     @cached_property
     def reads(self) -> CapacityLimiter:
