@@ -104,6 +104,9 @@ def show(number: Number, as_json: Json = False) -> None:
     if found.format.get("header"):
         output.tell("")
         output.table(["read as", "value"], written)
+    if found.since:
+        output.tell("")
+        output.tell(f"bad rows by now: {found.since}")
     if found.history:
         output.tell("")
         steps = [(in_table(one.at), one.state, one.cause) for one in found.history]

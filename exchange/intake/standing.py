@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,8 @@ OVER = (IntakeState.LOADED, IntakeState.DUPLICATE, IntakeState.REFUSED, IntakeSt
 """Where nothing is to be done any more."""
 MOST_LETTERS, MOST_CAUSES = 10_000, 20
 """So many letters of a file are looked at, the first ones, and so many of their causes told."""
+MOST_COUNTED = 100_000
+"""So many letters of a file are counted by what became of them."""
 MOST_REFUSED = 100
 MOST_STEPS = 50
 MOST_OPEN = 1_000
@@ -134,6 +136,16 @@ class FileDetail(AsDict):
     """What became of it, the first step first."""
     letters: int
     """So many are parked now, as far as ``MOST_LETTERS`` tell."""
+    letters_by_state: dict[str, int] = field(default_factory=dict)
+    """What became of the letters that are kept, as far as ``MOST_COUNTED`` tell: the file's counts stay as they were.
+
+    So many of the rows that were bad are ``applied`` since, ``parked`` still, or given up.
+    """
+
+    @property
+    def since(self) -> str:
+        """Say what became of its bad rows, for people; nothing if there are none."""
+        return ", ".join(f"{count:,} {state}" for state, count in self.letters_by_state.items())
 
 
 def list_files(
@@ -198,9 +210,18 @@ def find_file(connection: Connection, number: int) -> FileDetail:
     counting = sa.select(*first.c, sa.func.count()).group_by(*first.c).order_by(sa.func.count().desc(), first.c.error)
     causes = tuple(Cause(one[0], one[1], one[3], one[2]) for one in connection.execute(counting))
     letters = sum(one.letters for one in causes)
-    return FileDetail(
-        _file(row, parts), _format(row), parts, causes[:MOST_CAUSES], _history(connection, number), letters
-    )
+    history = _history(connection, number)
+    became = _letters_by_state(connection, number)
+    return FileDetail(_file(row, parts), _format(row), parts, causes[:MOST_CAUSES], history, letters, became)
+
+
+def _letters_by_state(connection: Connection, number: int) -> dict[str, int]:
+    columns = dead_letter.c
+    some = sa.select(columns.state).where(columns.intake == number).order_by(columns.intake, columns.line)
+    first = some.limit(MOST_COUNTED).subquery()
+    counting = sa.select(first.c.state, sa.func.count()).group_by(first.c.state)
+    found = {DeadLetterState(state): int(count) for state, count in connection.execute(counting)}
+    return {state.value: found[state] for state in DeadLetterState if state in found}
 
 
 def _history(connection: Connection, number: int) -> tuple[Step, ...]:

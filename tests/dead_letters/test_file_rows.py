@@ -19,7 +19,7 @@ from exchange.dead_letters.filters import Filters
 from exchange.dead_letters.retry import retry_letters
 from exchange.dead_letters.store import Brief
 from exchange.format.errors import TransientError
-from exchange.intake import load, take_in
+from exchange.intake import load, standing, take_in
 from exchange.intake.ledger import NewFile
 from exchange.operating import erasure
 from exchange.operating.erasure.sought import seek
@@ -116,6 +116,11 @@ class Members:
         """Give the rows of the table."""
         return self.side.rows(member)
 
+    def became(self, number: int) -> dict[str, int]:
+        """Say what became of a file's letters."""
+        with reading(self.side.engine) as connection:
+            return standing.find_file(connection, number).letters_by_state
+
     def state(self, letter: int) -> str:
         """Say how a letter stands."""
         return str(self.side.all(sa.select(dead_letter.c.state).where(dead_letter.c.id == letter))[0].state)
@@ -149,7 +154,10 @@ def test_a_row_that_was_mended_as_its_file_has_it_is_loaded_and_crosses(members:
         members.letters.save(draft, b"3,1,carol,\n4,1,dora,\n")
     members.letters.save(draft, b"3,1,carol,\r\n")
 
-    assert {one.state for one in members.letters.retry(wrong, ragged)} == {DeadLetterState.APPLIED}
+    assert members.became(number) == {"parked": 2}
+    assert {one.state for one in members.letters.retry(wrong)} == {DeadLetterState.APPLIED}
+    assert members.became(number) == {"parked": 1, "applied": 1}
+    assert {one.state for one in members.letters.retry(ragged)} == {DeadLetterState.APPLIED}
     assert [(row["id"], row["name"], row["pin"]) for row in members.members()] == [
         (1, "ann", None),
         (2, 'bob "b"', 15),
