@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jsonschema_rs
 
 from exchange.channels.codecs import DURATION_SCHEMA, MONTHS_SCHEMA, json_null_member
+from exchange.channels.known_columns import known_column
 from exchange.channels.stream import Stream
 from exchange.format import json_pointer
 from exchange.format.errors import RecordError, printable
-from exchange.format.record import ByColumns
+from exchange.format.known_shape import KnownShape
+from exchange.format.record import ByColumns, Op
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
@@ -204,7 +206,7 @@ class Checker:
         """Say whether ``check_key`` would take every one of them: one call for many."""
         return self._key.accepts_all(keys)
 
-    def refused(self, data: list[dict[str, Any]]) -> list[int]:
+    def refused(self, data: Sequence[dict[str, Any]]) -> list[int]:
         """Give the places of those that ``check_data`` would not take as of the current version: one call for many."""
         return self._data[self.stream.schema_version].refused(data)
 
@@ -231,7 +233,26 @@ class Checker:
             for name, rule in columns
         }
 
-    def refused_keys(self, keys: list[dict[str, Any]]) -> list[int]:
+    @cached_property
+    def known_shapes(self) -> Mapping[Op, KnownShape]:
+        """What reads records of the current version as our own writer writes them, and takes none that a check refuses.
+
+        None where a column needs its own way.
+        """
+        stream = self.stream
+        found = {}
+        for op, columns in ((Op.UPSERT, stream.columns), (Op.DELETE, stream.key)):
+            codecs = [stream.codecs[column.name] for column in columns]
+            known = {codec.name: known_column(codec, partial(self._fits, codec.name)) for codec in codecs}
+            there = {name: column for name, column in known.items() if column is not None}
+            if there and len(there) == len(known):
+                found[op] = KnownShape(stream.name, op, there)
+        return found
+
+    def _fits(self, name: str, values: Sequence[Any]) -> bool:
+        return self._columns[name].is_valid(values)
+
+    def refused_keys(self, keys: Sequence[dict[str, Any]]) -> list[int]:
         """Give the places of those that ``check_key`` would not take: one call for many."""
         return self._key.refused(keys)
 
@@ -252,10 +273,10 @@ class _Judge:
         self._each = jsonschema_rs.Draft202012Validator({"type": "array", "items": dict(schema)}, validate_formats=True)
         self.accepts_all = self._each.is_valid
 
-    def refused(self, values: list[dict[str, Any]]) -> list[int]:
+    def refused(self, values: Sequence[dict[str, Any]]) -> list[int]:
         """Give the places of those that the schema refuses."""
         # Looking for all errors takes no longer than looking for the first one.
-        return sorted({int(error.instance_path[0]) for error in self._each.iter_errors(values)})
+        return sorted({int(error.instance_path[0]) for error in self._each.iter_errors([*values])})
 
     def check(self, value: dict[str, Any]) -> None:
         """Raise RecordError of class ``schema`` for a value that the schema refuses."""

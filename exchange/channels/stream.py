@@ -41,6 +41,9 @@ Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 Column = list[Any]
 """One column's values of many records."""
 
+Decode = Callable[[Sequence[Mapping[str, Json]]], list[Column]]
+"""From many records' data or keys to columns. Of data that is kept by columns documents are texts."""
+
 
 ALL = 100
 """All keys of a stream, in per cent."""
@@ -243,7 +246,7 @@ class Stream:
         members = [(self.in_files[c.name], self.codecs[c.name].column_encoder(dialect, "/key")) for c in self.key]
         return _rows_encoder(members)
 
-    def decoder(self, dialect: Dialect) -> Callable[[Sequence[Mapping[str, Json]]], list[Column]]:
+    def decoder(self, dialect: Dialect) -> Decode:
         """Make the function from many records' data to the values that the driver binds, column by column.
 
         The data has been checked against the stream's schema, so every column is in it. The function raises
@@ -251,12 +254,7 @@ class Stream:
         """
         return _decoder([(self.codecs[c.name], "/data") for c in self.columns], dialect)
 
-    def columns_decoder(self, dialect: Dialect) -> Callable[[ByColumns], list[Column]]:
-        """Make the function that gives the same as ``decoder`` of data that is kept by columns."""
-        columns = [(self.in_files[c.name], self.codecs[c.name].column_decoder(dialect)) for c in self.columns]
-        return lambda data: [work(data.columns[name]) for name, work in columns]
-
-    def key_decoder(self, dialect: Dialect) -> Callable[[Sequence[Mapping[str, Json]]], list[Column]]:
+    def key_decoder(self, dialect: Dialect) -> Decode:
         """Make the same function from many records' keys, in ``key`` order."""
         return _decoder([(self.codecs[c.name], "/key") for c in self.key], dialect)
 
@@ -427,13 +425,17 @@ def _picker(codec: ColumnCodec) -> Callable[[Mapping[str, Json]], Any]:
     return document
 
 
-def _decoder(
-    members: Sequence[tuple[ColumnCodec, str]], dialect: Dialect
-) -> Callable[[Sequence[Mapping[str, Json]]], list[Column]]:
+def _decoder(members: Sequence[tuple[ColumnCodec, str]], dialect: Dialect) -> Decode:
     columns = [(_picker(codec), codec.column_decoder(dialect, under)) for codec, under in members]
+    kept = [
+        (c.name, c.text_decoder(dialect) if c.reads_two_nulls else c.column_decoder(dialect, under))
+        for c, under in members
+    ]
 
     def decode(data: Sequence[Mapping[str, Json]]) -> list[Column]:
         """Decode the data of many records, to columns; raises RecordError."""
+        if isinstance(data, ByColumns):
+            return [work(data.columns[name]) for name, work in kept]
         return [work(list(map(pick, data))) for pick, work in columns]
 
     return decode

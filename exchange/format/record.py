@@ -42,7 +42,7 @@ Data = dict[str, Any]
 class ByColumns(Sequence[Data]):
     """The values of records that all have the same columns, kept by these: a record's dict is made when asked for.
 
-    To make all of them costs as much as all else that is done to a record.
+    To make all of them costs as much as all else that is done to a record. In place of a document there is its text.
     """
 
     def __init__(self, columns: Mapping[str, list[Any]]) -> None:
@@ -85,7 +85,7 @@ class RecordRun(NamedTuple):
     stream: str
     op: Op
     versions: list[int]
-    bodies: list[Data]
+    bodies: Sequence[Data]
 
 
 _STREAM, _OP, _VERSION = itemgetter("stream"), itemgetter("op"), itemgetter("version")

@@ -115,6 +115,27 @@ def _unreadable(text: bytes, lines: Sequence[bytes], stopped: int) -> Unreadable
     return None
 
 
+def are_written(values: Sequence[Any], depth: int) -> bool:
+    """Say of texts of JSON values, one in each, whether all are as ``dumps`` writes them and within bounds.
+
+    No, too, where one needs a look of its own: it may be deeper than ``depth``, of many members, a large integer.
+    U+0000 is not looked for. The texts may be any bytes-like objects.
+    """
+    longest = max(map(len, values), default=0)
+    if longest > _ALWAYS_FEW or (longest > 2 * depth and any(_may_be_deeper(bytes(one), depth) for one in values)):
+        return False
+    text = b"[%b]" % b",".join(values)
+    try:
+        elements = orjson.loads(text)
+        return len(elements) == len(values) and orjson.dumps(elements, option=_NARROW) == text
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        return False
+
+
+def _may_be_deeper(text: bytes, depth: int) -> bool:
+    return text.count(b"{") + text.count(b"[") > depth
+
+
 def dumps(value: object, nulls: int = 0) -> bytes:
     """Write one JSON value as ``loads`` accepts it; ``RecordError`` of class ``json`` if it cannot be.
 

@@ -8,6 +8,7 @@ from functools import partial
 from sys import getsizeof
 from typing import Any
 
+import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 
@@ -109,6 +110,23 @@ class ColumnCodec:
             return documents
 
         return as_is if decode_all is as_is else column
+
+    def text_decoder(self, dialect: Dialect) -> Callable[[list[str]], list[Any]]:
+        """Make the function from many documents' texts, as ``strict_json.dumps`` writes them, to what the driver binds.
+
+        It gives what ``column_decoder`` makes of the documents.
+        """
+        numbers = dialect_of(dialect).is_sqlite
+
+        def documents(texts: list[str]) -> list[Any]:
+            if self.nullable and "null" in texts:
+                return [None if text == "null" else document(text) for text in texts]
+            return [*map(document, texts)] if numbers else texts
+
+        def document(text: str) -> str | float:
+            return orjson.loads(text) if numbers and text[0] in "-0123456789" else text
+
+        return documents
 
     @property
     def has_two_nulls(self) -> bool:

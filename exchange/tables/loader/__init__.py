@@ -30,7 +30,7 @@ from exchange.database.errors import Blame, blame, first_line, refuses_a_record
 from exchange.database.ledger import Counts
 from exchange.database.locks import cancel
 from exchange.database.tables import importing
-from exchange.format.record import ByColumns, Op, RecordRun
+from exchange.format.record import Op, RecordRun
 from exchange.tables.counters import advance
 from exchange.tables.loader import checks, upsert
 from exchange.tables.loader.background import BackgroundWorker
@@ -51,7 +51,6 @@ from exchange.tables.loader.staging import (
     Rows,
     Stage,
     applying,
-    own_row_maker,
     row_maker,
     target_of,
 )
@@ -109,7 +108,6 @@ class Loader:
         self._paths: dict[str, BulkPath] = {}
         self._writing = writing
         self._row_makers = {stream.name: row_maker(stream, connection.dialect, writing) for stream in channel.streams}
-        self._own_row_makers: dict[str, Callable[[Sequence[int], ByColumns], Rows]] = {}
         self._limit = limit
         self._takes_orphans = orphans
         self._refusals: list[Refusal] = []
@@ -143,13 +141,6 @@ class Loader:
         Raises RecordError for a value that its column's type can't keep, whichever record's it is.
         """
         return self._row_makers[run.stream](numbers, run)._replace(records=lines)
-
-    def own_rows(self, stream: str, numbers: Sequence[int], lines: Sequence[bytes], data: ByColumns) -> Rows:
-        """Make the rows of checked own rows that are kept by columns. Raises RecordError as ``rows`` does."""
-        make = self._own_row_makers.get(stream)
-        if make is None:
-            make = self._own_row_makers[stream] = own_row_maker(self._streams[stream], self._connection.dialect)
-        return make(numbers, data)._replace(records=lines)
 
     def add(self, stream: str, rows: Rows) -> None:
         """Add rows. Raises what came of earlier ones: DBAPIError, TableFault, TooManyRefusals.

@@ -8,14 +8,17 @@ smaller and smaller parts. So each is found and costs its neighbours little.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
 
 from exchange.channels.schemas import Checker
 from exchange.format import record as records
 from exchange.format.batch import LongLine, too_long
 from exchange.format.errors import RecordError, printable
+from exchange.format.known_shape import KnownShape
 from exchange.format.manifest import OpCounts
 from exchange.format.record import ByColumns, Op, Record, RecordRun
 from exchange.format.strict_json import Unreadable
@@ -67,7 +70,31 @@ class Decoder:
                 error = too_long(lines[place], self._site.limits.read.max_record_bytes)
                 yield BadLine(numbers[place], lines[place], error.kept())
             lines, numbers = _without(long, lines), _without(long, numbers)
-        yield from self._decode(lines, numbers)
+        for some in _runs(lines):
+            yield from self._decode_known(lines[some], numbers[some])
+
+    def _decode_known(self, lines: Sequence[bytes], numbers: Sequence[int]) -> Iterator[Decoded | BadLine]:
+        """Decode what is as our own writer writes it by columns, and every other line in the usual way."""
+        head = _HEAD.match(lines[0])
+        stream, op = head[1].decode() if head else "", Op(head[2].decode()) if head else Op.UPSERT
+        shape = self._shape(stream, op)
+        known = None if shape is None else shape.read(lines)
+        if known is None or max(known.versions) > self._newest:
+            yield from self._decode(lines, numbers)
+            return
+        if known.doubtful:
+            doubtful = known.doubtful
+            yield from self._decode([lines[place] for place in doubtful], [numbers[place] for place in doubtful])
+            lines, numbers = _without({*doubtful}, lines), _without({*doubtful}, numbers)
+        self._counts[stream, op] += len(lines)
+        yield from _make_rows(self._loader, lines, numbers, RecordRun(stream, op, known.versions, known.data))
+
+    def _shape(self, stream: str, op: Op) -> KnownShape | None:
+        """Give what reads records of the stream by columns: those of the current version, if it is declared here."""
+        checker = self._site.checkers.get(stream)
+        if checker is None or not self._loader.takes(stream):
+            return None
+        return checker.known_shapes.get(op) if self._schemas.get(stream) == checker.stream.schema_version else None
 
     def _decode(self, lines: Sequence[bytes], numbers: Sequence[int]) -> Iterator[Decoded | BadLine]:
         run = records.decode_run(lines)
@@ -101,6 +128,7 @@ class Decoder:
                 yield BadLine(number, line, RecordError(UNDECLARED, "/stream", sentence))
             return
         refused: set[int] = set()
+        bodies = [*run.bodies]
         if max(run.versions, default=0) > self._newest:
             refused = {place for place, version in enumerate(run.versions) if version > self._newest}
             for place in refused:
@@ -112,17 +140,18 @@ class Decoder:
         for place in self._places_to_check(run):
             if place in refused:
                 continue
-            record = Record(run.stream, run.op, run.versions[place], run.bodies[place])
+            record = Record(run.stream, run.op, run.versions[place], bodies[place])
             try:
-                run.bodies[place] = checked(self._site, self._schemas, record).body
+                bodies[place] = checked(self._site, self._schemas, record).body
             except RecordError as error:
                 refused.add(place)
                 yield BadLine(numbers[place], lines[place], error.kept())
         if refused:
             lines, numbers = _without(refused, lines), _without(refused, numbers)
-            run = run._replace(versions=_without(refused, run.versions), bodies=_without(refused, run.bodies))
+            run = run._replace(versions=_without(refused, run.versions))
+            bodies = _without(refused, bodies)
         if lines:
-            yield from _make_rows(self._loader, lines, numbers, run)
+            yield from _make_rows(self._loader, lines, numbers, run._replace(bodies=bodies))
 
     def _places_to_check(self, run: RecordRun) -> Iterable[int]:
         """Give the places of the records that need a look of their own: refused ones, or all of another version."""
@@ -161,16 +190,8 @@ def decode_own(
     if refused:
         lines, numbers = _without(refused, lines), _without(refused, numbers)
         bodies = bodies.without(refused) if isinstance(bodies, ByColumns) else _without(refused, bodies)
-    name = checker.stream.name
-    if isinstance(bodies, ByColumns) and lines:
-        try:
-            yield Decoded(name, loader.own_rows(name, numbers, lines, bodies))
-        except RecordError:
-            bodies = [*bodies]
-        else:
-            return
     if lines:
-        yield from _make_rows(loader, lines, numbers, RecordRun(name, Op.UPSERT, [], [*bodies]))
+        yield from _make_rows(loader, lines, numbers, RecordRun(checker.stream.name, Op.UPSERT, [], bodies))
 
 
 def _make_rows(
@@ -185,6 +206,27 @@ def _make_rows(
         for part in _parts(len(lines)):
             some = RecordRun(run.stream, run.op, run.versions[part], run.bodies[part])
             yield from _make_rows(loader, lines[part], numbers[part], some)
+
+
+_HEAD = re.compile(rb'\{"stream":"([a-z][a-z0-9_]*)","op":"(upsert|delete)",')
+"""How our own writer begins a line."""
+
+
+def _runs(lines: Sequence[bytes]) -> Iterator[slice]:
+    """Cut lines where another stream or op begins."""
+    if lines and _head(lines[0]) == _head(lines[-1]):  # then most likely of those between, too
+        yield slice(0, len(lines))
+        return
+    start = 0
+    for _, run in groupby(lines, _head):
+        end = start + sum(1 for _ in run)
+        yield slice(start, end)
+        start = end
+
+
+def _head(line: bytes) -> bytes:
+    head = _HEAD.match(line)
+    return head[0] if head else b""
 
 
 def _without(places: Collection[int], members: Sequence[_Member]) -> list[_Member]:

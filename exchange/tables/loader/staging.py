@@ -18,7 +18,7 @@ from exchange.database.dialects import dialect_of
 from exchange.database.engine import in_parts
 from exchange.database.errors import first_line, refuses_a_record
 from exchange.database.tables import VERSION_COLUMN
-from exchange.format.record import ByColumns, Op, RecordRun
+from exchange.format.record import ByColumns, Data, Op, RecordRun
 from exchange.tables.capture.sql import TableName, identifier, run
 from exchange.tables.loader.constraints import Constraints, Unique
 from exchange.tables.loader.copy import BoundRow, put
@@ -95,24 +95,17 @@ def row_maker(
             columns = [repeat(None)] * len(stream.columns)
             for place, values in zip(places, decode_key(run.bodies), strict=True):
                 columns[place] = values
-        keys = list(zip(*([body[name] for body in run.bodies] for name in stream.key_names), strict=True))
         versions = () if writing.is_own else (run.versions,)
         rows = list(zip(*columns, *versions, strict=False))
-        return Rows(run.op, lines, run.versions, keys or [()] * len(rows), rows)
+        return Rows(run.op, lines, run.versions, _keys(run.bodies, stream.key_names) or [()] * len(rows), rows)
 
     return make
 
 
-def own_row_maker(stream: Stream, dialect: Dialect) -> Callable[[Sequence[int], ByColumns], Rows]:
-    """Make the function that does the same for own rows that are kept by columns."""
-    decode, names = stream.columns_decoder(dialect), stream.key_names
-
-    def make(lines: Sequence[int], data: ByColumns) -> Rows:
-        rows = list(zip(*decode(data), strict=True))
-        keys = list(zip(*(data.columns[name] for name in names), strict=True)) if names else [()] * len(rows)
-        return Rows(Op.UPSERT, lines, (), keys, rows)
-
-    return make
+def _keys(bodies: Sequence[Data], names: Sequence[str]) -> list[Key]:
+    if isinstance(bodies, ByColumns):
+        return list(zip(*(bodies.columns[name] for name in names), strict=True))
+    return list(zip(*([body[name] for body in bodies] for name in names), strict=True))
 
 
 KEPT_TABLES = 1024
