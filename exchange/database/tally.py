@@ -8,6 +8,7 @@ triggers (``exchange_batch_count``), whoever moves a batch.
 from __future__ import annotations
 
 import bisect
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -30,6 +31,10 @@ BUSY = "busy"
 RETRIED = "retried"
 """What is counted and has no duration."""
 
+ANSWERED = "http_status"
+ANSWER = "http_answer"
+"""What was answered over HTTP: by which status, and how long that took. Its channel is the name of what was asked."""
+
 PATIENCE_SECONDS = 0.2
 """So long a writer of SQLite's file is waited for: a count is worth no more, and the next run writes it too."""
 
@@ -44,9 +49,10 @@ class Counted(NamedTuple):
 
 
 class Tally:
-    """What one side did in this process and did not write down yet."""
+    """What one side did in this process and did not write down yet. Any number of threads may use one."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._noted: defaultdict[Counted, tuple[int, int]] = defaultdict(lambda: (0, 0))
 
     def count(self, what: str, direction: Direction, channel: str, label: str = "", number: int = 1) -> None:
@@ -68,15 +74,17 @@ class Tally:
         self.took(step, direction, channel, time.monotonic() - began)
 
     def _add(self, counted: Counted, number: int, microseconds: int) -> None:
-        before = self._noted[counted]
-        self._noted[counted] = (before[0] + number, before[1] + microseconds)
+        with self._lock:
+            before = self._noted[counted]
+            self._noted[counted] = (before[0] + number, before[1] + microseconds)
 
     def write(self, engine: Engine) -> None:
         """Add what was noted to what the database has; keep it, if that can't be written now.
 
         Commits a transaction of its own. Raises nothing that a workflow would have to know of.
         """
-        noted, self._noted = self._noted, defaultdict(lambda: (0, 0))
+        with self._lock:
+            noted, self._noted = self._noted, defaultdict(lambda: (0, 0))
         if not noted:
             return
         rows = [

@@ -5,6 +5,7 @@ It needs neither worker, beat nor broker, and outlives the database: what hangs 
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,6 +24,7 @@ from exchange.operating.service_manager import manager
 from exchange.serve.console import live
 from exchange.serve.console.frame import STATIC, rendered
 from exchange.serve.console.routes import PAGES
+from exchange.serve.door.counting import Counting
 from exchange.serve.door.door import Door
 from exchange.serve.door.origins import OtherOrigins
 from exchange.serve.door.requests import MOST_BYTES
@@ -52,9 +54,13 @@ def make_app(settings: Settings, *, token: str | None = None, identify: Identify
     @asynccontextmanager
     async def living(_app: Starlette) -> AsyncIterator[None]:
         side.watch()
+        counting: Counting = app.state.door.counting
+        written = asyncio.create_task(counting.keep_written())
         report_ready()
         yield
         manager().stops()
+        written.cancel()
+        await run_sync(counting.write)
         await run_sync(side.close)
 
     app = Starlette(
@@ -112,11 +118,17 @@ async def _ready(request: Request) -> Response:
 
 async def _metrics(request: Request) -> Response:
     side: Side = request.app.state.side
+    counting: Counting = request.app.state.door.counting
     try:
-        content = await run_sync(side.scraper.render, METRICS_SECONDS)
+        content = await run_sync(_scraped, side, counting)
     except SettingsFaults as faults:
         return PlainTextResponse(f"{faults}\n", 503)
-    return Response(content + request.app.state.door.counting.render(), media_type=_METRICS_TYPE)
+    return Response(content + counting.render(), media_type=_METRICS_TYPE)
+
+
+def _scraped(side: Side, counting: Counting) -> bytes:
+    counting.write()
+    return side.scraper.render(METRICS_SECONDS)
 
 
 def _wanted(accept: str) -> str:

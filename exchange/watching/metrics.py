@@ -584,7 +584,8 @@ def _work(page: _Page, connection: Connection) -> Iterator[Metric]:
     places += [(one.name, Direction.IN.value) for one in page.site.incoming()]
     busy: defaultdict[tuple[str, ...], float] = defaultdict(float, dict.fromkeys(places, 0.0))
     retried: defaultdict[tuple[str, ...], float] = defaultdict(float)
-    for row in connection.execute(sa.select(work_count)):
+    steps = sa.select(work_count).where(work_count.c.what.not_in((tally.ANSWERED, tally.ANSWER)))
+    for row in connection.execute(steps):
         channel = page.channel(row.channel)
         if row.what == tally.BUSY:
             busy[channel, row.direction] += row.number
@@ -603,6 +604,23 @@ def _work(page: _Page, connection: Connection) -> Iterator[Metric]:
     yield page.counter("busy", said, ("channel", "direction"), busy)
     said = "Dead letters that were tried again, by what came of it."
     yield page.counter("dead_letter_retries", said, ("channel", "direction", "outcome"), retried)
+
+
+def _door(page: _Page, connection: Connection) -> Iterator[Metric]:
+    """Tell what was asked over HTTP by users of the directory and keys, and how long that took."""
+    asked: dict[tuple[str, ...], float] = {}
+    took: defaultdict[tuple[str, ...], _Durations] = defaultdict(_Durations)
+    counted = sa.select(work_count).where(work_count.c.what.in_((tally.ANSWERED, tally.ANSWER)))
+    for row in connection.execute(counted):
+        if row.what == tally.ANSWERED:
+            asked[row.channel, row.label] = row.number
+        else:
+            took[row.channel,].buckets[int(row.label)] += row.number
+            took[row.channel,].seconds += row.microseconds / 1_000_000
+    said = "What users of the directory and programs with a key asked over HTTP, by the status that answered it."
+    yield page.counter("door_requests", said, ("endpoint", "status"), asked)
+    said = "How long such an answer took, without the time that whoever asked wanted to wait."
+    yield page.histogram("door_seconds", said, ("endpoint",), took)
 
 
 def _link(page: _Page, connection: Connection) -> Iterator[Metric]:
@@ -691,6 +709,7 @@ _SECTIONS: tuple[Callable[[_Page, Connection], Iterator[Metric]], ...] = (
     _letters,
     _files,
     _work,
+    _door,
     _link,
     _processes,
     _agreement,

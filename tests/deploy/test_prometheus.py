@@ -57,6 +57,22 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         {f'exchange_unacknowledged_oldest_age_seconds{{{PLANT},channel="readings"}}': f"{DAY + 1}"},
         {f'exchange_unacknowledged_oldest_age_seconds{{{PLANT},channel="readings"}}': f"{DAY}"},
     ),
+    "ExchangeDoorRefuses": (
+        {
+            f'exchange_door_requests_total{{{PLANT},endpoint="get_requests",status="200"}}': "0+100",
+            f'exchange_door_requests_total{{{PLANT},endpoint="post_requests",status="429"}}': "0+3",
+            f'exchange_door_requests_total{{{PLANT},endpoint="post_requests",status="503"}}': "0+3",
+        },
+        {f'exchange_door_requests_total{{{PLANT},endpoint="post_requests",status="503"}}': "7"},
+    ),
+    "ExchangeDoorSlow": (
+        {
+            f'exchange_door_seconds_bucket{{{PLANT},endpoint="get_requests",le="0.5"}}': "0+90",
+            f'exchange_door_seconds_bucket{{{PLANT},endpoint="get_requests",le="1.0"}}': "0+100",
+            f'exchange_door_seconds_bucket{{{PLANT},endpoint="get_requests",le="+Inf"}}': "0+100",
+        },
+        {f'exchange_door_seconds_bucket{{{PLANT},endpoint="get_requests",le="0.5"}}': "0+96"},
+    ),
     "ExchangeGap": (
         {f'exchange_gaps{{{PLANT},channel="orders"}}': "2"},
         {f'exchange_gaps{{{PLANT},channel="orders"}}': "0"},

@@ -49,6 +49,16 @@ class Process:
             connection.close()
 
 
+def counted(server: Process) -> dict[str, float]:
+    """Say how many requests were answered by which status, as a process tells of all."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection.request("GET", "/metrics")
+    told = connection.getresponse().read().decode()
+    connection.close()
+    line = r'^exchange_door_requests_total{endpoint="post_requests",network="request",status="(\d+)"} (\S+)$'
+    return {status: float(number) for status, number in re.findall(line, told, re.MULTILINE)}
+
+
 @contextmanager
 def serving(side: Settings, shown: str) -> Iterator[Process]:
     given = {"NETWORK": "request", "PEER": "response", "HOME": str(side.home), "DATABASE_URL": side.database_url}
@@ -131,6 +141,8 @@ def test_two_processes_count_know_and_forget_as_one(databases: Databases, tmp_pa
         both = [one, other]
         codes = list(pool.map(lambda n: both[n % 2].ask("POST", "/requests", {"query": "x"})[0], range(30)))
         assert (codes.count(201), codes.count(429)) == (9, 21)
+        counted(one)  # what each has counted is written down when it is asked
+        assert counted(other) == {"201": 9.0, "429": 21.0}
         with Exchange(side) as exchange:
             exchange.requesters.set_password("ada", "correct horse battery")
             _, access = one.ask("POST", "/sign-in", {"name": "ada", "password": "correct horse battery"})

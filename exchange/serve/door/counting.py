@@ -1,41 +1,55 @@
-"""What was asked at the door, counted by this process since it began: by what, with which status, how long it took."""
+"""What was asked at the door: by what, with which status, how long it took.
+
+All processes of a side add it up in its database, as other counts of what was done.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import Callable
+from contextlib import suppress
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from anyio.to_thread import run_sync
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from sqlalchemy import Engine
 
-SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+from exchange.database.tables import Direction
+from exchange.database.tally import ANSWER, ANSWERED, Tally
+from exchange.format.errors import TransientError
+from exchange.settings import SettingsFaults
+
+WRITTEN_SECONDS = 10.0
+"""So often what was counted is added to what the database has: a process that is killed takes so much with it."""
 
 
 class Counting:
     """For any number of threads. Labels are those of the API's table: nobody can make up others."""
 
-    def __init__(self, waiting: Callable[[], int]) -> None:
-        """Take what says how many wait for an answer."""
+    def __init__(self, network: str, engine: Callable[[], Engine], waiting: Callable[[], int]) -> None:
+        """Take the side's name, what gives its database, and what says how many wait for an answer."""
+        self._engine, self._tally = engine, Tally()
         self._registry = CollectorRegistry()
-        self._asked = Counter(
-            "exchange_door_requests",
-            "What requesters asked over HTTP, by what it was and the status that it was answered by.",
-            ("endpoint", "status"),
-            registry=self._registry,
-        )
-        self._took = Histogram(
-            "exchange_door_seconds",
-            "How long such an answer took, without the time that whoever asked wanted to wait.",
-            ("endpoint",),
-            buckets=SECONDS,
-            registry=self._registry,
-        )
-        gauge = Gauge("exchange_door_waiting", "How many wait for an answer to a request.", registry=self._registry)
-        gauge.set_function(waiting)
+        said = "How many wait for an answer to a request, of the process that was asked."
+        gauge = Gauge("exchange_door_waiting", said, ("network", "process"), registry=self._registry)
+        gauge.labels(network, str(os.getpid())).set_function(waiting)
 
     def answered(self, endpoint: str, status: int, seconds: float) -> None:
-        """Note an answer."""
-        self._asked.labels(endpoint, str(status)).inc()
-        self._took.labels(endpoint).observe(seconds)
+        """Note an answer, and how long it took without the time that whoever asked wanted to wait."""
+        self._tally.count(ANSWERED, Direction.IN, endpoint, str(status))
+        self._tally.took(ANSWER, Direction.IN, endpoint, seconds)
+
+    async def keep_written(self) -> None:
+        """Write down again and again what was counted, until it is cancelled."""
+        while True:
+            await asyncio.sleep(WRITTEN_SECONDS)
+            await run_sync(self.write)
+
+    def write(self) -> None:
+        """Write down what was counted; what can't be written now is kept."""
+        with suppress(SettingsFaults, TransientError):
+            self._tally.write(self._engine())
 
     def render(self) -> bytes:
-        """Give all of it in Prometheus' text format."""
+        """Give what is this process's alone in Prometheus' text format."""
         return generate_latest(self._registry)

@@ -47,7 +47,7 @@ class Door:
         self.settings, self._recogniser, self._exchange = settings, recogniser, exchange
         self.keys = TokenKeys(settings.keys_folder)
         self.waiting = Waiting(self._answered)
-        self.counting = Counting(lambda: self.waiting.number)
+        self.counting = Counting(settings.network, lambda: self.engine, lambda: self.waiting.number)
         self.signing_in = 0
         """How many sign in now; of the thread of the server's loop."""
         self._lock = threading.Lock()
