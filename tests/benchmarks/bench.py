@@ -28,12 +28,14 @@ from tests.benchmarks import (
     door,
     dropping,
     dropping_data,
+    first_load,
     loading,
     looking,
     nudging,
     report,
     sending,
     spoiling,
+    widths,
 )
 from tests.benchmarks.bars import Outcome, not_measured
 from tests.benchmarks.data import Sizes
@@ -58,6 +60,8 @@ CONTESTS: dict[str, Callable[[Workshop], Outcome]] = {
     "digest": agreeing.digest,
     "one-batch": sending.one_batch,
     "shards": loading.sharded,
+    "first-load": first_load.first_load,
+    "widths": widths.widths,
     "intake": dropping.new_rows,
     "intake-sqlite": dropping.new_rows_on_sqlite,
     "intake-memory": dropping.memory,
@@ -170,7 +174,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=WHOLE.rounds, metavar="N", help="repeats (%(default)s)")
     parser.add_argument("--cores", type=int, default=1, choices=(1, 2), help="the fewest to measure on (%(default)s)")
-    parser.add_argument("--large", action="store_true", help="intake-memory with a file of 5 GB, too")
+    parser.add_argument("--large", action="store_true", help="intake-memory with 5 GB, first-load with 20,000,000 rows")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="where RESULTS.md and the plot go")
     chosen = parser.parse_args()
     if chosen.quick:

@@ -233,6 +233,10 @@ class Workshop:
         shutil.rmtree(home)
         return measured
 
+    def take_in_shards_into(self, url: str, batches: Path, shards: int) -> Measured:
+        """Import batches of so many shards, or of none, into a database."""
+        return self.take_in_shards(url, batches, shards) if shards > 1 else self.take_in(url, batches)
+
     def take_in_shards(self, url: str, batches: Path, shards: int) -> Measured:
         """Import the batches of so many shards by as many workers at once."""
         home = self.home(batches)
