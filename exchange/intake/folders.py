@@ -534,6 +534,14 @@ def prune(drop: Drop, older_than: float) -> int:
     return removed
 
 
+def remove_done(drop: Drop, name: str) -> None:
+    """Remove a file that was loaded, and what is said beside it. May be repeated. Raises TransientError."""
+    with _open(drop) as folder, _ours(folder, DONE, private=False) as away:
+        away.remove(name)
+        away.remove(name + REASON_ENDING)
+        away.sync()
+
+
 # What all of it stands on
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from exchange.dead_letters.filters import Filters
 from exchange.dead_letters.retry import retry_letters
 from exchange.dead_letters.store import Brief
 from exchange.format.errors import TransientError
-from exchange.intake import load, standing, take_in
+from exchange.intake import dropped, folders, load, standing, take_in
 from exchange.intake.ledger import NewFile
 from exchange.operating import erasure
 from exchange.operating.erasure.sought import seek
@@ -302,3 +303,38 @@ def test_a_row_is_found_to_be_erased_in_letters_of_files_whether_it_can_be_read_
         b"3,1",
         b"",
     ]
+
+
+@pytest.mark.same_on("postgresql")
+def test_dropped_files_that_have_a_row_to_be_erased_are_named_and_those_in_done_go(members: Members) -> None:
+    side, home = members.side, members.side.site.spool.folders.home
+    side.site = replace(side.site, intakes=(Intake("members", stream="member", folder="drop", bad_rows=1),))
+    assert folders.make_all(side.site, None, beyond=True) == []
+    loaded = {
+        "has.csv": HEADER + "21,1,ann,\n22,1,bob,\n",
+        "has-a-bad-one.csv": HEADER + "31,1,carl,\n22,1,far too long a name,\n",
+        "others.csv": HEADER + "41,1,dora,\n",
+        "refused.csv": HEADER + "x,1,a,\n22,y,b,\nz,1,c,\n",
+    }
+    for name, text in loaded.items():
+        (home / "drop" / name).write_text(text)
+    members.load(HEADER + "22,1,somebody,5\n", "by-hand.csv")
+    dropped.take_in(side.site)
+    while dropped.work_off(side.site, lambda: False):
+        pass
+    sought = seek(side.site, "member", "22")
+
+    def named() -> dict[str, str | None]:
+        found = erasure.find_traces(side.site, sought).places
+        return {Path(one.name).name: one.kept for one in found if one.place == "dropped file"}
+
+    before = named()
+    assert {name: kept is None for name, kept in before.items()} == {
+        "by-hand.csv": False,
+        "has.csv": True,
+        "has-a-bad-one.csv": True,
+        "refused.csv": False,
+    }
+    erasure.erase_record(side.site, sought)
+    assert sorted(one.name for one in (home / "drop" / "done").iterdir()) == ["others.csv"]
+    assert named().keys() == {"by-hand.csv", "refused.csv"}

@@ -19,7 +19,8 @@ from exchange.database.errors import transient_errors
 from exchange.database.locks import FORGET_LOCK, export_lock, import_lock, join, locked, reading
 from exchange.database.tables import BatchState, Direction
 from exchange.format.names import CONTROL
-from exchange.operating.erasure import files, rows
+from exchange.operating.erasure import dropped, files, rows
+from exchange.operating.erasure.dropped import FoundDrop
 from exchange.operating.erasure.files import FoundFile
 from exchange.operating.erasure.pages import enable_secure_delete, write_back
 from exchange.operating.erasure.rows import Trace
@@ -72,7 +73,8 @@ def find_traces(site: Site, sought: RowToErase) -> Forgotten:
     """Find every place. Raises TransientError."""
     site.spool.prepare()
     with transient_errors(), reading(site.engine) as connection:
-        return _found(site, connection, sought, files.find(site, connection, sought), erased=False)
+        lying = dropped.find(site, connection, sought)
+        return _found(site, connection, sought, files.find(site, connection, sought), lying, erased=False)
 
 
 def erase_record(site: Site, sought: RowToErase) -> Forgotten:
@@ -83,18 +85,20 @@ def erase_record(site: Site, sought: RowToErase) -> Forgotten:
     site.spool.prepare()
     with transient_errors(), reading(site.engine) as connection:
         seen = files.find(site, connection, sought)
+        lying = dropped.find(site, connection, sought)
     with transient_errors(), locked(site.engine, FORGET_LOCK) as connection:
         enable_secure_delete(connection)
         for lock in _locks(site, seen):
             join(connection, lock, alone=True)
         seen = [files.judged(site, connection, one) for one in seen]
-        done = _found(site, connection, sought, seen, erased=True)
+        done = _found(site, connection, sought, seen, lying, erased=True)
         going = [one for one in seen if one.kept is None]
         _mark(site, connection, going)
         rows.erase(site, connection, sought)
     with transient_errors():
         for one in going:
             site.spool.erase(one.files)
+        dropped.erase(site, lying)
         write_back(site.engine)
     return done
 
@@ -107,13 +111,20 @@ def _locks(site: Site, seen: Sequence[FoundFile]) -> list[str]:
 
 
 def _found(
-    site: Site, connection: Connection, sought: RowToErase, seen: Sequence[FoundFile], *, erased: bool
+    site: Site,
+    connection: Connection,
+    sought: RowToErase,
+    seen: Sequence[FoundFile],
+    drops: Sequence[FoundDrop],
+    *,
+    erased: bool,
 ) -> Forgotten:
     # Folders that the settings name may be called anything.
     named = {site.spool.folders.outgoing: "outgoing", site.spool.folders.incoming: "incoming"}
     lying = [
         Trace(named.get(one.files.folder, one.files.folder.name), one.files.label, one.what, one.kept) for one in seen
     ]
+    lying += [Trace("dropped file", str(one.place), one.what, one.kept) for one in drops]
     standing = rows.find(site, connection, sought)
     return Forgotten(sought.stream.name, (*lying, *standing), erased, _is_there(connection, sought))
 

@@ -39,6 +39,7 @@ from exchange.dead_letters import file_rows
 from exchange.format import strict_json
 from exchange.format.errors import RecordError
 from exchange.link.vain_repairs import VainRepairs
+from exchange.operating.erasure import dropped
 from exchange.operating.erasure.sought import RowToErase, What
 from exchange.reading.read import read_row
 from exchange.site import Site
@@ -107,19 +108,13 @@ class _FileRows:
         if row.stream != self._sought.stream.name:
             return None
         file, record = self._files.get(row.intake), bytes(row.record)
-        texts = [str(one) for one in self._sought.key.values()]
         try:
             if file is not None:
                 body = read_row(file.written, self._sought.stream, record)
                 return What.UPSERT if self._sought.is_key(row.stream, body) else None
         except RecordError:
             pass
-        parts = file_rows.parts_of(file, record)
-        cells = parts.values() if parts is not None else None
-        there = all(text in {str(one).strip() for one in cells} for text in texts) if cells is not None else False
-        if cells is None:
-            there = all(text.encode() in record.replace(b"\0", b"") for text in texts)
-        return What.BROKEN if there else None
+        return What.BROKEN if dropped.stands_in(file, record, self._sought) else None
 
 
 def _find_letters(_site: Site, connection: Connection, sought: RowToErase) -> Iterator[Trace]:
