@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -89,7 +89,7 @@ def intake(
     with (
         open_exchange() as exchange,
         output.between_batches("loading", exchange.site.progress) as stopping,
-        _refusals_told(path),
+        _refusals_told(path, stream, name, as_json=as_json, dry_run=dry_run),
     ):
         chosen = _with(exchange.files.intake_for(name, stream if name is None else None), options, written)
         if dry_run:
@@ -103,18 +103,35 @@ def intake(
 
 
 @contextmanager
-def _refusals_told(path: Path) -> Iterator[None]:
+def _refusals_told(path: Path, stream: str | None, name: str | None, *, as_json: bool, dry_run: bool) -> Iterator[None]:
     """Say in a sentence why a file is not loaded, and end the command."""
     from exchange.reading import FileRefused
 
     try:
         yield
     except FileRefused as refusal:
+        if as_json:
+            output.emit((_rehearsed_not if dry_run else _given_not)(path.name, stream, name, str(refusal)))
         output.print_error(f"{printable(path.name, 200)}: {refusal}")
         fail()
     except OSError as error:
         output.print_error(f"{of_system(error)}; nothing was loaded")
         fail()
+
+
+def _given_not(file: str, stream: str | None, name: str | None, message: str) -> dict[str, Any]:
+    """Give the same object of a file that was refused before it had a row in the ledger."""
+    from exchange.intake.standing import DroppedFile
+
+    known = {"intake": name, "stream": stream, "file": file, "state": "refused", "message": message}
+    none = dict.fromkeys(("rows_read", "rows_loaded", "rows_parked"), 0)
+    return {"file": {one.name: None for one in fields(DroppedFile)} | known | none, "notes": []}
+
+
+def _rehearsed_not(file: str, stream: str | None, _name: str | None, message: str) -> dict[str, Any]:
+    """Give the same object of a file of which nothing could be rehearsed."""
+    found: dict[str, Any] = {"file": file, "stream": stream, "notes": [], "rows_read": 0, "would_load": 0, "bad": []}
+    return {**found, "refused": message, "duplicate": None}
 
 
 def _with(chosen: Intake, options: Mapping[str, Any], written: Mapping[str, Any]) -> Intake:

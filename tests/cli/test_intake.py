@@ -32,6 +32,24 @@ def test_a_file_is_rehearsed_loaded_and_a_duplicate(pair: Pair) -> None:
     assert "types.csv is refused: line 4: daily_limit: expected" in rejected.err
 
 
+def test_a_file_that_is_refused_at_its_header_is_the_same_object_for_programs(pair: Pair) -> None:
+    here = pair.response
+    wrong, right = Path("wrong.csv"), Path("right.csv")
+    wrong.write_text("nonsense;id\n1;2\n")
+    right.write_text(TYPES, newline="")
+    for words in ((), ("--dry-run",)):
+        usual = here.run("intake", str(right), *HOW, "--json", *words)
+        refused = here.run("intake", str(wrong), "--stream", "profile_type", "--json", *words)
+        assert (refused.code, refused.line.keys()) == (1, usual.line.keys())
+        assert "wrong.csv: " in refused.err
+        said = refused.line if words else refused.line["file"]
+        assert "is missing" in said["refused" if words else "message"]
+        if not words:
+            assert said.keys() == usual.line["file"].keys()
+            assert (said["state"], said["file"], said["stream"]) == ("refused", "wrong.csv", "profile_type")
+            assert (said["rows_loaded"], said["id"]) == (0, None)
+
+
 def test_what_makes_no_sense_is_said(pair: Pair) -> None:
     here = pair.response
     assert here.refused("intake", "no.csv", "--stream", "profile_type", code=1).startswith("no.csv: ")

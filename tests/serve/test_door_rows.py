@@ -29,11 +29,13 @@ from sqlalchemy import Engine
 
 from exchange.api import Exchange
 from exchange.database import make_engine
+from exchange.database.engine import sqlite_url
 from exchange.database.tables import dead_letter, intake, intake_part
 from exchange.intake import dropped
 from exchange.people import api_keys
 from exchange.settings import Settings
 from exchange.testing.sides import create_tables
+from tests.postgresql import Cluster
 
 pytestmark = [pytest.mark.processes, pytest.mark.thorough]
 
@@ -106,6 +108,7 @@ def lines(first: int, count: int) -> bytes:
 
 def variables(folder: Path) -> dict[str, str]:
     given = {"NETWORK": "plant", "PEER": "office", "HOME": str(folder / "home"), "SERVE_PORT": "0"}
+    given["DATABASE_URL"] = (folder / "url").read_text()
     given |= {"APP": "sending:channels", "INTAKE_HTTP_BYTES": str(BYTES), "INTAKE_HTTP_ROWS": str(ROWS)}
     clean = {name: value for name, value in os.environ.items() if not name.startswith("EXCHANGE_")}
     return clean | {f"EXCHANGE_{name}": value for name, value in given.items()}
@@ -126,12 +129,21 @@ def served(folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
             process.communicate(timeout=60)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give the folder of a side, in which a file names its database."""
     made = tmp_path_factory.mktemp("sent")
     made.chmod(0o700)
     (made / "sending.py").write_text(APPLICATION)
-    return made
+    url = made / "url"
+    if request.param == "sqlite":
+        url.write_text(sqlite_url(made / "home" / "sent.db"))
+        yield made
+        return
+    cluster: Cluster = request.getfixturevalue("postgres_cluster")
+    url.write_text(cluster.lend(None, None, None))
+    yield made
+    cluster.give_back(url.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +158,7 @@ def exchange(folder: Path) -> Iterator[Exchange]:
         outgoing=home / "outgoing",
         incoming=home / "incoming",
         app="sending:channels",
+        database_url=(folder / "url").read_text(),
     )
     with Exchange(settings, ready=False) as made:
         made.migrate()
