@@ -7,6 +7,7 @@ file beside the database, which the kernel unlocks with the process.
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 import sqlite3
 import sys
@@ -22,9 +23,8 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from exchange.database import sessions
-from exchange.database.dialects import dialect_of, upsert
+from exchange.database.dialects import dialect_of
 from exchange.database.engine import BEGINS_WITH, SQLITE_WAIT_SECONDS, now, reads_as_it_is
-from exchange.database.tables import holder
 from exchange.database.whoami import MAX_NAME_BYTES, acting_person, whoami
 from exchange.format.errors import Verdict, printable
 from exchange.format.moments import in_words
@@ -286,8 +286,6 @@ def _patience(connection: Connection, seconds: float) -> Iterator[None]:
 @contextmanager
 def _sqlite_lock(engine: Engine, lock: str, prepare: Callable[[], None] | None) -> Iterator[Connection]:
     with _lock_file(engine, lock):
-        with writing(engine, lock) as connection:
-            _announce(connection, lock)
         if prepare is not None:
             prepare()
         with writing(engine, lock) as connection:
@@ -304,32 +302,46 @@ def _lock_file(engine: Engine, lock: str) -> Iterator[None]:
     if not database or database == ":memory:":
         yield
         return
-    with Path(f"{database}-{lock.replace(' ', '-')}.lock").open("ab") as file:
+    path = f"{database}-{lock.replace(' ', '-')}.lock"
+    with Path(path).open("ab", buffering=0) as file:
         if not try_lock(file):
-            raise _sqlite_holder(engine, lock)
+            raise Busy(lock, *(_word_in(path) or ("another process, just now", None)))
+        _leave_word(file)
         yield
 
 
-def _announce(connection: Connection, lock: str) -> None:
-    """Leave word who works, committed before the work: a second caller can read it while the first one holds."""
-    upsert(connection, holder, {"lock": lock}, {"who": whoami(), "since": now()})
+def _leave_word(file: IO[bytes]) -> None:
+    """Write into a lock's file who holds it and since when: the kernel tells a second caller neither.
+
+    It is nothing to sync, or to fail for: of a holder that crashed the lock is free, and a full disk gets emptier only
+    by work that takes locks.
+    """
+    with suppress(OSError):
+        file.truncate(0)
+        file.write(f"{now().isoformat()} {whoami()}".encode(errors="replace"))
+
+
+def _word_in(path: str) -> tuple[str, datetime] | None:
+    """Read who left word in a lock's file last, and when; None where nobody did, or has not quite yet."""
+    try:
+        since, _, who = Path(path).read_bytes()[:_MOST_WORDS].decode(errors="replace").partition(" ")
+        return (printable(who, 255), datetime.fromisoformat(since)) if who else None
+    except (OSError, ValueError):
+        return None
+
+
+_MOST_WORDS = 4096
 
 
 def _sqlite_busy(engine: Engine, lock: str) -> Busy:
     """Name who writes to SQLite's file: by the file, or else whoever left word last."""
-    try:
-        with reading(engine) as connection:
-            latest = connection.execute(
-                sa.select(holder.c.who, holder.c.since).order_by(holder.c.since.desc()).limit(1)
-            ).one_or_none()
-    except SQLAlchemyError:  # it is held for reading, too, or has no tables yet
-        latest = None
-    process = writing_process(str(engine.url.database))
-    if process is not None and (latest is None or not str(latest.who).endswith(f" pid {process}")):
+    database = Path(str(engine.url.database))
+    words = (_word_in(str(path)) for path in database.parent.glob(f"{glob.escape(database.name)}-*.lock"))
+    who, since = max(filter(None, words), key=lambda word: word[1], default=("", None))
+    process = writing_process(str(database))
+    if process is not None and not who.endswith(f" pid {process}"):
         return Busy(lock, f"process {process}{_program(process)} writes to the database", None)
-    if latest is None:
-        return Busy(lock, "another writer holds the database", None)
-    return Busy(lock, latest.who, latest.since)
+    return Busy(lock, who or "another writer holds the database", since)
 
 
 _WRITE_LOCKS = {"-shm": (120, 120), "": (0x4000_0000, 0x4000_0001)}
@@ -361,12 +373,6 @@ def _program(process: int) -> str:
     with suppress(OSError):
         return f" ({printable(Path(f'/proc/{process}/comm').read_text().strip(), 40)})"
     return ""
-
-
-def _sqlite_holder(engine: Engine, lock: str) -> Busy:
-    with reading(engine) as connection:
-        row = connection.execute(sa.select(holder.c.who, holder.c.since).where(holder.c.lock == lock)).one_or_none()
-    return Busy(lock, row.who if row else "another process, just now", row.since if row else None)
 
 
 def _lock_holder(engine: Engine, statement: str) -> tuple[str, datetime | None]:

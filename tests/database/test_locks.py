@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from exchange.database import locks
 from exchange.database.engine import make_engine, now
 from exchange.database.locks import Busy, locked, reading, writing
-from exchange.database.tables import change, holder, metadata
+from exchange.database.tables import change, metadata
+from exchange.database.whoami import whoami
 
 
 @pytest.fixture
@@ -54,6 +55,33 @@ def test_a_second_holder_of_a_lock_is_told_who_has_it_and_since_when(
     assert " pid " in caught.value.who
     assert caught.value.since is not None
     assert "it goes on at the next run" in str(caught.value)
+
+
+def test_who_holds_a_lock_is_left_word_of_without_a_commit(sqlite_url: str) -> None:
+    engine = make_engine(sqlite_url)
+    metadata.create_all(engine)
+    began: list[Connection] = []
+    sa.event.listen(engine, "begin", began.append)
+    with locked(engine, "import requests") as connection:
+        words = Path(f"{engine.url.database}-import-requests.lock").read_text()
+    engine.dispose()
+
+    assert [one.engine for one in began] == [connection.engine]
+    assert words.endswith(whoami())
+
+
+@pytest.mark.parametrize("words", [b"", b"\xff\xfe", b"yesterday somebody", b"2026-01-01T00:00:00"])
+def test_a_holder_whose_word_is_not_there_or_not_whole_is_somebody(sqlite_url: str, words: bytes) -> None:
+    engine, second = make_engine(sqlite_url), make_engine(sqlite_url)
+    metadata.create_all(engine)
+    with locked(engine, "x"):
+        Path(f"{engine.url.database}-x.lock").write_bytes(words)
+        with pytest.raises(Busy) as caught, locked(second, "x"):
+            pass
+    second.dispose()
+    engine.dispose()
+
+    assert (caught.value.who, caught.value.since) == ("another process, just now", None)
 
 
 def test_a_lock_is_free_again_once_its_holder_has_failed(database: Engine) -> None:
@@ -141,8 +169,7 @@ def test_another_program_that_holds_a_sqlite_file_is_named(sqlite_url: str, monk
     monkeypatch.setattr("exchange.database.engine.SQLITE_WAIT_SECONDS", 0.1)
     engine = make_engine(sqlite_url)
     metadata.create_all(engine)
-    with writing(engine) as connection:
-        connection.execute(sa.insert(holder).values(lock="x", who="somebody, long ago", since=now()))
+    Path(f"{engine.url.database}-x.lock").write_text(f"{now().isoformat()} somebody, long ago")
     holding = (
         "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('BEGIN IMMEDIATE');"
         " print(flush=True); sys.stdin.read()"

@@ -42,3 +42,21 @@ def test_constraints_are_read_again_when_a_table_changed_and_only_then(lab: Lab)
         assert not is_seen(again)
         lab.run(sa.text(change))
         assert is_seen(seen()[0]), change
+
+
+def test_constraints_of_several_channels_tables_are_read_once_though_asked_for_by_turns(lab: Lab) -> None:
+    tables = [sa.Table(name, sa.MetaData(), sa.Column("id", sa.Integer)) for name in ("mine", "yours")]
+    lab.run(*(sa.text(f"CREATE TABLE {table.name} (id integer PRIMARY KEY)") for table in tables))
+    asked: list[str] = []
+
+    def seen(table: sa.Table) -> tuple[Constraints, int]:
+        with lab.engine.begin() as connection:
+            before = len(asked)
+            return reflect(connection, [table]), len(asked) - before
+
+    event.listen(lab.engine, "before_cursor_execute", lambda *call: asked.append(call[2]))
+    first = [seen(table) for table in tables]
+    again = [seen(table) for table in tables]
+
+    assert [one for one, _ in again] == [one for one, _ in first]
+    assert all(now < then for (_, now), (_, then) in zip(again, first, strict=True))

@@ -71,4 +71,4 @@ holder = Table(
     Column("who", String(255), nullable=False),
     Column("since", UtcDateTime, nullable=False),
 )
-"""Who last took a lock, for the sentence a second caller gets. The lock itself is the database's."""
+"""Who last took a lock on SQLite, as the version before wrote it. Now that word is in the lock's own file."""

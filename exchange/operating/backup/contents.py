@@ -9,14 +9,14 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
 from exchange.database.dialects import dialect_of
-from exchange.database.tables import audit, holder, network, position
+from exchange.database.tables import audit, network, position
 from exchange.format.backup_file import ChannelAt, Contents, StreamRows
 from exchange.operating import migrate
 from exchange.site import Site
 from exchange.tables import capture
 from exchange.tables.bucket_digests import digest
 
-_COUNTED_LAST = frozenset({audit.name, holder.name})
+_COUNTED_LAST = frozenset({audit.name})
 """What a look at a restored database may itself add to."""
 
 _POSTGRESQL_TABLES = """

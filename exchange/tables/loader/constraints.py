@@ -76,15 +76,20 @@ def reflect(connection: Connection, tables: Iterable[sa.Table]) -> Constraints:
     catalogue has changed since: to read it takes longer than to load a small batch.
     """
     crossing = {table.key: table for table in tables}
-    asked = (_fingerprint(connection), tuple((key, *table.columns.keys()) for key, table in crossing.items()))
-    known = _KNOWN.get(connection.engine)
-    if known is None or known[0] != asked:
-        known = _KNOWN[connection.engine] = (asked, _read(connection, crossing))
-    return known[1]
+    print_now = _fingerprint(connection)
+    asked = tuple((key, *table.columns.keys()) for key, table in crossing.items())
+    then, answers = _KNOWN.get(connection.engine, (None, {}))
+    if then != print_now:
+        answers = {}
+    if asked not in answers:
+        answers[asked] = _read(connection, crossing)
+        _KNOWN[connection.engine] = (print_now, answers)
+    return answers[asked]
 
 
-_KNOWN: WeakKeyDictionary[Engine, tuple[Hashable, Constraints]] = WeakKeyDictionary()
-"""By database what was asked last, how the catalogue was then, and the answer."""
+_KNOWN: WeakKeyDictionary[Engine, tuple[Hashable, dict[Hashable, Constraints]]] = WeakKeyDictionary()
+"""By database how the catalogue was when it was read last, and what it said of which tables: each channel asks of its
+own, by turns."""
 
 
 def _fingerprint(connection: Connection) -> Hashable:
