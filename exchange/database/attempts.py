@@ -115,10 +115,9 @@ def _begin_attempt(engine: Engine, key: str, ended: Ended) -> int:
 def _count(connection: Connection, key: str, before: int, **values: Any) -> None:
     """Count an attempt beside those that there were before."""
     if before:
-        counting = sa.update(attempt).where(attempt.c.batch == key)
-        connection.execute(counting.values(attempts=attempt.c.attempts + 1, started_at=now(), **values))
+        connection.execute(_COUNT_AGAIN, {"key": key, "started_at": now(), **values})
     else:
-        connection.execute(sa.insert(attempt), {"batch": key, "attempts": 1, "started_at": now(), **values})
+        connection.execute(_COUNT_FIRST, {"batch": key, "attempts": 1, "started_at": now(), **values})
 
 
 def _take_back(connection: Connection, key: str) -> None:
@@ -128,6 +127,8 @@ def _take_back(connection: Connection, key: str) -> None:
 
 _OF_BATCH = attempt.c.batch == sa.bindparam("key")
 _ATTEMPTS = sa.select(attempt.c.attempts).where(_OF_BATCH)
+_COUNT_FIRST = sa.insert(attempt)
+_COUNT_AGAIN = sa.update(attempt).where(_OF_BATCH).values(attempts=attempt.c.attempts + 1)
 _TAKE_BACK = sa.update(attempt).where(_OF_BATCH).values(attempts=attempt.c.attempts - 1)
 _FORGET = sa.delete(attempt).where(_OF_BATCH)
 _FORGET_NONE_LEFT = _FORGET.where(attempt.c.attempts <= 0)
@@ -170,9 +171,15 @@ def failed_batches(connection: Connection, most: int = MAX_ROWS) -> list[FailedB
 
     Reads in the caller's transaction.
     """
-    failed = sa.or_(attempt.c.why.is_not(None), attempt.c.attempts > 1)
-    rows = sa.select(attempt.c.batch, attempt.c.attempts, attempt.c.why).where(failed).order_by(attempt.c.batch)
-    return [FailedBatch(*row) for row in connection.execute(rows.limit(most))]
+    return [FailedBatch(*row) for row in connection.execute(_FAILED, {"most": most})]
+
+
+_FAILED = (
+    sa.select(attempt.c.batch, attempt.c.attempts, attempt.c.why)
+    .where(sa.or_(attempt.c.why.is_not(None), attempt.c.attempts > 1))
+    .order_by(attempt.c.batch)
+    .limit(sa.bindparam("most"))
+)
 
 
 def has_attempts(connection: Connection, key: str) -> bool:

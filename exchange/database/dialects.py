@@ -89,8 +89,14 @@ def insert_new(connection: Connection, table: sa.Table, row: Mapping[str, Any]) 
     Runs in the caller's transaction. Raises DBAPIError, with SQLSTATE 40001 where a REPEATABLE READ transaction does
     not see the row that is there: to look first and then insert would end there in a broken constraint.
     """
-    inserting = dialect_of(connection).insert(table).on_conflict_do_nothing()
+    inserting = _inserting_new(dialect_of(connection), table)
     return connection.execute(inserting, row, execution_options={"preserve_rowcount": True}).rowcount == 1
+
+
+@functools.cache
+def _inserting_new(dialect: Dialect, table: sa.Table) -> sa.Executable:
+    statement: sa.Executable = dialect.insert(table).on_conflict_do_nothing()
+    return statement
 
 
 def insert_together(connection: Connection, inserts: Sequence[sa.Insert], row: Mapping[str, Any]) -> None:

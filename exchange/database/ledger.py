@@ -216,12 +216,15 @@ def record_all(
     ]
     if not rows:
         return []
-    created = sa.insert(batch).returning(batch.c.id, sort_by_parameter_order=True)
-    ids = [int(number) for number in connection.scalars(created, rows)]
+    ids = [int(number) for number in connection.scalars(_CREATE, rows if len(rows) > 1 else rows[0])]
     said = {"subject": "batch", "at": moment, "from_state": None, "to_state": state, "who": who}
     events = [{**said, "subject_id": number, "cause": fresh.cause} for number, fresh in zip(ids, batches, strict=True)]
-    connection.execute(sa.insert(event), events)
+    connection.execute(_SAY, events)
     return ids
+
+
+_CREATE = sa.insert(batch).returning(batch.c.id, sort_by_parameter_order=True)
+_SAY = sa.insert(event)
 
 
 def move(
@@ -270,6 +273,8 @@ def move_all(
     if after not in TRANSITIONS[direction].get(before, frozenset()):
         msg = f"no {direction} batch comes from {before} to {after}"
         raise ValueError(msg)
+    if not ids:
+        return 0
     moment, moved = now(), 0
     said = {"subject": "batch", "at": moment, "from_state": before, "to_state": after, "cause": cause, "who": whoami()}
     told = [sa.literal(value, event.c[name].type) for name, value in said.items()]
@@ -361,7 +366,7 @@ def note_dead_letters(
 
 def _note(connection: Connection, batch_id: int, before: str | None, after: str, cause: str) -> None:
     said = {"subject": "batch", "subject_id": batch_id, "at": now(), "from_state": before, "to_state": after}
-    connection.execute(sa.insert(event), {**said, "cause": cause, "who": whoami()})
+    connection.execute(_SAY, {**said, "cause": cause, "who": whoami()})
 
 
 def at_place(connection: Connection, direction: Direction, channel: str, epoch: str, sequence: int) -> Entry | None:
@@ -431,13 +436,18 @@ def open_batches(connection: Connection) -> list[OpenBatch]:
 
     Reads in the caller's transaction.
     """
-    columns = [batch.c[name] for name in OpenBatch._fields if name != "believed"]
-    rows = connection.execute(
-        sa.select(*columns, batch.c.manifest.is_not(None).label("believed"))
-        .where(batch.c.direction == Direction.IN, batch.c.state.in_([BatchState.WAITING, BatchState.HELD]))
-        .order_by(batch.c.channel, batch.c.id)
-    )
+    rows = connection.execute(_OPEN)
     return [OpenBatch(**{**row._mapping, "state": BatchState(row.state)}) for row in rows]
+
+
+_OPEN = (
+    sa.select(
+        *(batch.c[name] for name in OpenBatch._fields if name != "believed"),
+        batch.c.manifest.is_not(None).label("believed"),
+    )
+    .where(batch.c.direction == Direction.IN, batch.c.state.in_([BatchState.WAITING, BatchState.HELD]))
+    .order_by(batch.c.channel, batch.c.id)
+)
 
 
 def by_id(connection: Connection, batch_id: int) -> Entry:

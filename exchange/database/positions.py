@@ -46,9 +46,14 @@ def note_newest_version(connection: Connection, channel: str, epoch: str, versio
 
 def newest_version(connection: Connection) -> int | None:
     """Give the greatest version of any row that came; None if none did. Reads in the caller's transaction."""
-    came = connection.scalar(sa.select(sa.func.max(position.c.newest_version)))
-    let_in = connection.scalar(sa.select(sa.func.max(ahead.c.version)))
-    return max((one for one in (came, let_in) if one and one <= MOST_VERSION), default=None)
+    known = connection.execute(_NEWEST).one()
+    return max((one for one in known if one and one <= MOST_VERSION), default=None)
+
+
+_NEWEST = sa.select(
+    sa.select(sa.func.max(position.c.newest_version)).scalar_subquery(),
+    sa.select(sa.func.max(ahead.c.version)).scalar_subquery(),
+)
 
 
 def left_epochs(connection: Connection, channel: str) -> frozenset[str]:
@@ -85,12 +90,15 @@ def leave(connection: Connection, channel: str, epochs: Collection[str], adopted
     """
     if not epochs:
         return
-    here = (position.c.direction == Direction.IN) & (position.c.channel == channel)
-    known = set(connection.scalars(sa.select(position.c.epoch).where(here)))
+    known = set(connection.scalars(_EPOCHS, {"channel": channel}))
     row = {"direction": Direction.IN, "channel": channel, "sequence": 0, "current": 0, "adopted_at": now()}
     for one in sorted(set(epochs) - known - {adopted})[: max(MOST_LEFT - len(known), 0)]:
         connection.execute(sa.insert(position).values(**row, epoch=one))
 
+
+_EPOCHS = sa.select(position.c.epoch).where(
+    position.c.direction == Direction.IN, position.c.channel == sa.bindparam("channel")
+)
 
 MOST_LEFT = 1000
 """So many epochs of an incoming channel are remembered, at most."""
@@ -102,9 +110,7 @@ def still_before(connection: Connection, channel: str, epoch: str) -> frozenset[
     A channel of which nothing was applied is in those that the other ones are in. Where there is none of them,
     ``epoch`` may be adopted. Reads in the caller's transaction.
     """
-    rows = connection.execute(
-        sa.select(position.c.channel, position.c.epoch, position.c.current).where(position.c.direction == Direction.IN)
-    ).all()
+    rows = connection.execute(_INCOMING).all()
     current = {row.channel: row.epoch for row in rows if row.current}
     left = {row.epoch for row in rows if not row.current}
     present = {current[channel]} if channel in current else set(current.values()) - left
@@ -112,6 +118,11 @@ def still_before(connection: Connection, channel: str, epoch: str) -> frozenset[
         if not row.current and current.get(row.channel) == epoch:
             present.discard(row.epoch)
     return frozenset(present - {epoch})
+
+
+_INCOMING = sa.select(position.c.channel, position.c.epoch, position.c.current).where(
+    position.c.direction == Direction.IN
+)
 
 
 def adopt(connection: Connection, channel: str, epoch: str) -> None:
@@ -186,9 +197,8 @@ def note_success(engine: Engine, direction: Direction, channels: Collection[str]
     with suppress(Busy), transient_errors():
         moment = now()
         with reading(engine) as connection:
-            here = (success.c.direction == direction, among(connection, success.c.channel, channels))
-            rows = connection.execute(sa.select(success.c.channel, success.c.at).where(*here))
-            noted = {row.channel: row.at for row in rows}
+            rows = connection.execute(_SUCCESSES, {"direction": direction})
+            noted = {row.channel: row.at for row in rows if row.channel in channels}
             failed = failed_among(connection, direction, channels)
         stale = [one for one, at in noted.items() if not timedelta() <= moment - at < timedelta(seconds=NOTED_SECONDS)]
         new = sorted(set(channels) - noted.keys())
@@ -196,6 +206,9 @@ def note_success(engine: Engine, direction: Direction, channels: Collection[str]
             with writing(engine) as connection:
                 _note(connection, direction, stale, new, moment)
                 forget_failures(connection, direction, failed)
+
+
+_SUCCESSES = sa.select(success.c.channel, success.c.at).where(success.c.direction == sa.bindparam("direction"))
 
 
 def _note(connection: Connection, direction: Direction, stale: Sequence[str], new: Sequence[str], at: datetime) -> None:

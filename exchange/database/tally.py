@@ -8,6 +8,7 @@ triggers (``exchange_batch_count``), whoever moves a batch.
 from __future__ import annotations
 
 import bisect
+import functools
 import threading
 import time
 from collections import defaultdict
@@ -15,10 +16,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
+import sqlalchemy as sa
 from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 
-from exchange.database.dialects import dialect_of
+from exchange.database.dialects import Dialect, dialect_of
 from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy, writing
 from exchange.database.tables import Direction, work_count
@@ -91,12 +93,18 @@ class Tally:
             {**counted._asdict(), "number": number, "microseconds": microseconds}
             for counted, (number, microseconds) in sorted(noted.items())  # in one order: two processes never deadlock
         ]
-        inserting = dialect_of(engine).insert(work_count)
-        more = {name: work_count.c[name] + inserting.excluded[name] for name in ("number", "microseconds")}
-        adding = inserting.on_conflict_do_update(index_elements=Counted._fields, set_=more)
+        adding = _adding(dialect_of(engine))
         with suppress(Busy, TransientError, IntegrityError):
             with transient_errors(), writing(engine, patience_seconds=PATIENCE_SECONDS) as connection:
                 connection.execute(adding, rows)
             return
         for counted, values in noted.items():
             self._add(counted, *values)
+
+
+@functools.cache
+def _adding(dialect: Dialect) -> sa.Executable:
+    inserting = dialect.insert(work_count)
+    more = {name: work_count.c[name] + inserting.excluded[name] for name in ("number", "microseconds")}
+    statement: sa.Executable = inserting.on_conflict_do_update(index_elements=Counted._fields, set_=more)
+    return statement

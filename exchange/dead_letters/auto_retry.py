@@ -8,6 +8,7 @@ moments of its own, further and further apart (``schedule``): its parents or its
 from __future__ import annotations
 
 import secrets
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
@@ -50,11 +51,9 @@ def channels_with_letters(site: Site) -> list[Channel]:
     Reads in a transaction of its own.
     """
     with reading(site.engine) as connection:
-        came = sa.select(position.c.channel).where(position.c.direction == Direction.IN).distinct()
-        names = {*connection.scalars(came)}
+        names = {*connection.scalars(_CAME)}
         # Rows of people's files are this side's own: they go by channels on which nothing comes.
-        files = sa.select(dead_letter.c.channel).where(is_orphan(dead_letter), is_of_intake(dead_letter)).distinct()
-        loaded = {*connection.scalars(files)}
+        loaded = {*connection.scalars(_OF_FILES)}
         stopped = pauses.paused(connection, site.off)
     channels = [
         *site.incoming(),
@@ -62,6 +61,10 @@ def channels_with_letters(site: Site) -> list[Channel]:
     ]
     mine = [one for one in channels if one is not None and (one.target == site.network or one.name in loaded)]
     return [one for one in mine if (Direction.IN, one.declared) not in stopped]
+
+
+_CAME = sa.select(position.c.channel).where(position.c.direction == Direction.IN).distinct()
+_OF_FILES = sa.select(dead_letter.c.channel).where(is_orphan(dead_letter), is_of_intake(dead_letter)).distinct()
 
 
 def retry_orphans(
@@ -86,7 +89,8 @@ def _retry_some(site: Site, channel: Channel, stopping: Callable[[], bool], *, e
     with reading(site.engine) as connection:
         begin = _anywhere(site, connection, channel)
     retried: list[Retried] = []
-    for first, last in ((begin, None), (None, begin)):
+    # Of few the look begins at the first one: there is nothing before it.
+    for first, last in ((begin, None), (None, begin)) if begin else ((begin, None),):
         at = first
         while begin is not None:
             with reading(site.engine) as connection:
@@ -160,15 +164,22 @@ def _due(site: Site, connection: Connection) -> list[_Due]:
 
 
 def _due_but(site: Site, connection: Connection, still: Collection[str]) -> list[_Due]:
-    letter, moment = dead_letter.c, now()
-    asking = sa.select(*retry.HEADER, letter.error, letter.attempts)
-    asking = asking.where(
-        letter.state == DeadLetterState.PARKED, is_scheduled(dead_letter), letter.next_try_at <= moment
-    )
-    if still:
-        asking = asking.where(letter.channel.not_in(still))
-    rows = connection.execute(asking.order_by(letter.next_try_at).limit(site.limits.group_letters)).all()
+    asked = {"moment": now(), "still": still, "most": site.limits.group_letters}
+    rows = connection.execute(_DUE, asked).all()
     return [_Due(retry.header_of(row[:7]), row.error, row.attempts) for row in rows]
+
+
+_DUE = (
+    sa.select(*retry.HEADER, dead_letter.c.error, dead_letter.c.attempts)
+    .where(
+        dead_letter.c.state == DeadLetterState.PARKED,
+        is_scheduled(dead_letter),
+        dead_letter.c.next_try_at <= sa.bindparam("moment"),
+        dead_letter.c.channel.not_in(sa.bindparam("still", expanding=True)),
+    )
+    .order_by(dead_letter.c.next_try_at)
+    .limit(sa.bindparam("most"))
+)
 
 
 def bring_near(connection: Connection) -> None:
@@ -226,27 +237,39 @@ def _orphans(
     site: Site, connection: Connection, channel: Channel, first: int | None, before: int | None
 ) -> list[retry.Header]:
     """Give the next of the orphans of a channel, of those with an id from ``first`` on and less than ``before``."""
-    letter = dead_letter.c
-    usable = (letter.direction == Direction.IN, letter.attempts <= site.limits.poison_after)
-    asking = sa.select(*retry.HEADER).where(letter.channel == channel.name, is_orphan(dead_letter), *usable)
-    if first is not None:
-        asking = asking.where(letter.id >= first)
-    if before is not None:
-        asking = asking.where(letter.id < before)
-    return [
-        retry.header_of(row)
-        for row in connection.execute(asking.order_by(letter.id).limit(site.limits.orphans_at_once))
-    ]
+    between = {"first": -1 if first is None else first, "before": sys.maxsize if before is None else before}
+    limits = {"poison": site.limits.poison_after, "most": site.limits.orphans_at_once}
+    found = connection.execute(_ORPHANS, {"channel": channel.name, **between, **limits})
+    return [retry.header_of(row) for row in found]
+
+
+_ORPHANS = (
+    sa.select(*retry.HEADER)
+    .where(
+        dead_letter.c.channel == sa.bindparam("channel"),
+        is_orphan(dead_letter),
+        dead_letter.c.direction == Direction.IN,
+        dead_letter.c.attempts <= sa.bindparam("poison"),
+        dead_letter.c.id >= sa.bindparam("first"),
+        dead_letter.c.id < sa.bindparam("before"),
+    )
+    .order_by(dead_letter.c.id)
+    .limit(sa.bindparam("most"))
+)
 
 
 def _anywhere(site: Site, connection: Connection, channel: Channel) -> int | None:
     """Give the id at which a look at the orphans of a channel begins: anywhere among many; None if there are none."""
-    letter = dead_letter.c
-    mine = (letter.channel == channel.name, is_orphan(dead_letter))
     most = site.limits.orphans_at_once
-    some = sa.select(letter.id).where(*mine).limit(most + 1).subquery()
-    number = connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0
+    number = connection.scalar(_HOW_MANY, {"channel": channel.name, "most": most + 1}) or 0
     if number <= most:
         return 0 if number else None
-    first, last = connection.execute(sa.select(sa.func.min(letter.id), sa.func.max(letter.id)).where(*mine)).one()
+    first, last = connection.execute(_EXTENT, {"channel": channel.name}).one()
     return int(first) + secrets.randbelow(last - first + 1)
+
+
+_MINE = (dead_letter.c.channel == sa.bindparam("channel"), is_orphan(dead_letter))
+_HOW_MANY = sa.select(sa.func.count()).select_from(
+    sa.select(dead_letter.c.id).where(*_MINE).limit(sa.bindparam("most")).subquery()
+)
+_EXTENT = sa.select(sa.func.min(dead_letter.c.id), sa.func.max(dead_letter.c.id)).where(*_MINE)

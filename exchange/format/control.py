@@ -438,13 +438,25 @@ def _check(what: str, data: Mapping[str, Any]) -> None:
             "schema", json_pointer.join("data", *error.instance_path), f"{what}: {printable(error.message, 300)}"
         )
     # To a schema 1.0 is an integer. To us it is none, nor to a database: it would be kept, and come back, as it is.
-    fraction = next(_fractions(_SCHEMAS[what], data), None)
+    fraction = next(_fractions(_SCHEMAS[what], data), None) if _has_floats(data) else None
     if fraction is not None:
         raise RecordError(
             "schema",
             json_pointer.join("data", *fraction),
             f"{what}: expected an integer, found a number with a fraction",
         )
+
+
+def _has_floats(value: Any) -> bool:
+    """Say whether any number in it is written with a fraction or an exponent: most data have none, and many numbers."""
+    if isinstance(value, dict):
+        return any(type(one) not in _PLAIN and _has_floats(one) for one in value.values())
+    if isinstance(value, list):
+        return any(type(one) not in _PLAIN and _has_floats(one) for one in value)
+    return type(value) is float
+
+
+_PLAIN = frozenset({int, str, bool, type(None)})
 
 
 def _fractions(schema: Mapping[str, Any], value: Any) -> Iterator[tuple[str | int, ...]]:

@@ -72,8 +72,7 @@ def acknowledge_control(connection: Connection, peer: str, epoch: str, sequence:
 
     Runs in the importer's transaction, under the lock of the channel ``control``.
     """
-    heard = _published(CONTROL, epoch).where(batch.c.sequence <= sequence)
-    ids = list(connection.scalars(heard.with_for_update()))
+    ids = list(connection.scalars(_HEARD, {"epoch": epoch, "sequence": sequence}))
     cause = f"{peer} has heard this one or a newer one"
     ledger.move_all(connection, Direction.OUT, ids, (BatchState.PUBLISHED, BatchState.ACKNOWLEDGED), cause)
 
@@ -111,17 +110,18 @@ _UNSETTLED = (
 )
 
 
-def _published(channel: str, epoch: str) -> sa.Select[Any]:
-    return (
-        sa.select(batch.c.id)
-        .where(
-            batch.c.state == BatchState.PUBLISHED,
-            batch.c.direction == Direction.OUT,
-            batch.c.channel == channel,
-            batch.c.epoch == epoch,
-        )
-        .order_by(batch.c.id)
+_HEARD = (
+    sa.select(batch.c.id)
+    .where(
+        batch.c.state == BatchState.PUBLISHED,
+        batch.c.direction == Direction.OUT,
+        batch.c.channel == CONTROL,
+        batch.c.epoch == sa.bindparam("epoch"),
+        batch.c.sequence <= sa.bindparam("sequence"),
     )
+    .order_by(batch.c.id)
+    .with_for_update()
+)
 
 
 def _reject(connection: Connection, row: Any, opening: str, said: RefusedBatch) -> bool:

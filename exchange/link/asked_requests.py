@@ -134,11 +134,13 @@ def withdraw_asked(connection: Connection, channels: Collection[str]) -> None:
 
 def withdraw_undeclared(site: Site, connection: Connection) -> None:
     """Withdraw what is open of channels and streams that this side reads no more. Runs in the caller's transaction."""
-    asked = sa.select(repair.c.id, repair.c.channel, repair.c.streams).where(repair.c.state == RepairState.OPEN)
-    gone = [row.id for row in connection.execute(asked) if not _is_read(site, row)]
+    gone = [row.id for row in connection.execute(_OPEN) if not _is_read(site, row)]
     if gone:
         withdrawing = sa.update(repair).where(repair.c.id.in_(gone))
         connection.execute(withdrawing.values(state=RepairState.WITHDRAWN, closed_at=now()))
+
+
+_OPEN = sa.select(repair.c.id, repair.c.channel, repair.c.streams).where(repair.c.state == RepairState.OPEN)
 
 
 def _is_read(site: Site, row: Any) -> bool:

@@ -190,9 +190,15 @@ def proofs(connection: Connection) -> list[Proof]:
 
     Only reads, in the caller's transaction.
     """
-    first = sa.select(sa.func.min(batch.c.id)).where(*_HELD).group_by(batch.c.epoch)
-    some = sa.select(batch.c.manifest, batch.c.signature).where(batch.c.id.in_(first)).order_by(batch.c.id)
-    return [Proof(row.manifest, row.signature) for row in connection.execute(some.limit(MAX_UNDECIDED))]
+    return [Proof(row.manifest, row.signature) for row in connection.execute(_FIRST_OF_EACH)]
+
+
+_FIRST_OF_EACH = (
+    sa.select(batch.c.manifest, batch.c.signature)
+    .where(batch.c.id.in_(sa.select(sa.func.min(batch.c.id)).where(*_HELD).group_by(batch.c.epoch)))
+    .order_by(batch.c.id)
+    .limit(MAX_UNDECIDED)
+)
 
 
 # Decide

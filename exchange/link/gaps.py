@@ -30,7 +30,6 @@ from exchange.database.tables import (
     gap,
     holds_place,
     is_missing,
-    peer,
     position,
 )
 from exchange.database.whoami import whoami
@@ -166,7 +165,7 @@ _INCOMING_POSITIONS = sa.select(
 
 def _heard(connection: Connection) -> Heartbeat | None:
     """Give the other side's last sign of life: how far it has come in what it sends, and more."""
-    return peer_statements.heartbeat(connection.scalar(sa.select(peer.c.said)))
+    return peer_statements.heartbeat(connection.scalar(peer_statements.SAID))
 
 
 def _open_sequences(connection: Connection) -> tuple[dict[Flow, set[int]], dict[Flow, set[int]]]:
@@ -193,11 +192,20 @@ def _missing(connection: Connection) -> dict[Flow, set[int]]:
 
 
 def _given_up_beyond(connection: Connection, flow: Flow, reached: int) -> set[int]:
-    return set(
-        connection.scalars(
-            sa.select(gap.c.sequence).where(*_of(flow), gap.c.sequence > reached, gap.c.state.in_(GIVEN_UP))
-        )
+    return set(connection.scalars(GIVEN_UP_BEYOND, {**flow._asdict(), "reached": reached}))
+
+
+GIVEN_UP_BEYOND = (
+    sa.select(gap.c.sequence)
+    .where(
+        gap.c.channel == sa.bindparam("channel"),
+        gap.c.epoch == sa.bindparam("epoch"),
+        gap.c.sequence > sa.bindparam("reached"),
+        gap.c.state.in_(GIVEN_UP),
     )
+    .order_by(gap.c.sequence)
+)
+"""The places of a flow beyond one that this side goes on without, in order."""
 
 
 # Write: under the channel's lock, or where two may write, so that both come to the same

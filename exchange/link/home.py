@@ -28,7 +28,7 @@ def check_home(site: Site) -> None:
     with transient_errors():
         with reading(site.engine) as connection:
             refuse_other_home(site, connection)
-            is_free = connection.scalar(sa.select(network.c.home.is_(None)))
+            is_free = connection.scalar(_IS_FREE)
         if is_free:
             with suppress(Busy), writing(site.engine) as connection:
                 connection.execute(_taking(site).where(network.c.home.is_(None)))
@@ -61,7 +61,7 @@ def other_home(site: Site, connection: Connection) -> Problem | None:
     A home that moved, or is mounted elsewhere, is known by its number, and one that was restored without it by its
     place; a copy is not it while what it was copied from is still there. Raises OSError.
     """
-    row = connection.execute(sa.select(network.c.home, network.c.home_place)).one_or_none()
+    row = connection.execute(_HOME).one_or_none()
     if row is None or row.home is None:
         return None
     home = site.spool.folders.home
@@ -76,6 +76,10 @@ def other_home(site: Site, connection: Connection) -> Problem | None:
         "give this one a database of its own; if that home is gone for good, `exchange migrate --take-over` goes on"
         " with this one",
     )
+
+
+_HOME = sa.select(network.c.home, network.c.home_place)
+_IS_FREE = sa.select(network.c.home.is_(None))
 
 
 def _place(home: Path) -> str:

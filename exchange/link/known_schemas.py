@@ -25,7 +25,7 @@ from exchange.database.dialects import insert_new, upsert
 from exchange.database.engine import now
 from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy, reading, writing
-from exchange.database.tables import Direction, peer, schema
+from exchange.database.tables import Direction, schema
 from exchange.format.control import MAX_READS, ReadStream
 from exchange.format.errors import Problem, TransientError
 from exchange.link import peer_statements
@@ -209,7 +209,7 @@ def unread_streams(site: Site, connection: Connection) -> dict[str, Problem]:
     By its last sign of life: nothing if there was none, it says nothing of that, or no newer one would ever come. Reads
     in the caller's transaction.
     """
-    reads = None if site.one_way else _reads(connection.scalar(sa.select(peer.c.said)))
+    reads = None if site.one_way else _reads(connection.scalar(peer_statements.SAID))
     if reads is None:
         return {}
     return {
@@ -256,7 +256,7 @@ def unlike_streams(site: Site, connection: Connection) -> list[Problem]:
 
     Reads in the caller's transaction.
     """
-    reads = {} if site.one_way else _reads(connection.scalar(sa.select(peer.c.said))) or {}
+    reads = {} if site.one_way else _reads(connection.scalar(peer_statements.SAID)) or {}
     return [
         Problem(
             f"stream {stream.name} is of schema version {stream.schema_version} on both sides, with unlike columns or"

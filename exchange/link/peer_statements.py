@@ -12,11 +12,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
+import sqlalchemy as sa
+
+from exchange.database.tables import peer
 from exchange.format.control import Heartbeat, Range, Receipt
 from exchange.format.errors import BatchError, RecordError
 from exchange.format.manifest import Manifest
 
 Read = TypeVar("Read")
+
+SAID = sa.select(peer.c.said)
+"""The other side's last sign of life."""
 
 UNREADABLE = (RecordError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError)
 """What reading a value may raise that is not what it should be."""

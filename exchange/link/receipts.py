@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -29,7 +30,6 @@ from exchange.database.tables import (
     gap,
     holds_place,
     is_missing,
-    peer,
     position,
 )
 from exchange.dead_letters.counts import groups_in
@@ -112,16 +112,20 @@ def build_receipts(site: Site, connection: Connection, moment: datetime) -> list
 
 def _channel_epochs(site: Site, connection: Connection, sent: Collection[_ChannelEpoch]) -> list[_ChannelEpoch]:
     """Find the epochs of channels of which there is something to say: all that was not left for a newer one."""
-    at = sa.select(position.c.channel, position.c.epoch, position.c.current).where(position.c.direction == Direction.IN)
-    positions = connection.execute(at).all()
+    positions = connection.execute(_INCOMING).all()
     left = {_ChannelEpoch(row.channel, row.epoch) for row in positions if not row.current}
     known = {_ChannelEpoch(row.channel, row.epoch) for row in positions if row.current}
-    missed = sa.select(gap.c.channel, gap.c.epoch).where(is_missing(gap)).distinct()
-    known |= {_ChannelEpoch(*row) for row in connection.execute(missed)}
+    known |= {_ChannelEpoch(*row) for row in connection.execute(_MISSED)}
     received = site.incoming_names()
     known |= {lane for lane in sent if lane.channel in received}
     known |= _arrived(connection, received - {lane.channel for lane in known | left})
     return sorted(lane for lane in known - left if lane.channel != CONTROL)
+
+
+_INCOMING = sa.select(position.c.channel, position.c.epoch, position.c.current).where(
+    position.c.direction == Direction.IN
+)
+_MISSED = sa.select(gap.c.channel, gap.c.epoch).where(is_missing(gap)).distinct()
 
 
 def _arrived(connection: Connection, channels: Collection[str]) -> set[_ChannelEpoch]:
@@ -141,7 +145,7 @@ def _arrived(connection: Connection, channels: Collection[str]) -> set[_ChannelE
 
 def _sent(connection: Connection) -> dict[_ChannelEpoch, int]:
     """Say how much the other side says that it sealed, by its last sign of life."""
-    said = peer_statements.heartbeat(connection.scalar(sa.select(peer.c.said)))
+    said = peer_statements.heartbeat(connection.scalar(peer_statements.SAID))
     return {_ChannelEpoch(one.channel, one.epoch): one.through for one in said.sent} if said else {}
 
 
@@ -199,26 +203,22 @@ def _receipt(
 
 
 def _positions(connection: Connection) -> dict[_ChannelEpoch, Any]:
-    rows = connection.execute(sa.select(position).where(position.c.direction == Direction.IN))
-    return {_ChannelEpoch(row.channel, row.epoch): row for row in rows}
+    return {_ChannelEpoch(row.channel, row.epoch): row for row in connection.execute(_POSITIONS)}
+
+
+_POSITIONS = sa.select(position).where(position.c.direction == Direction.IN)
 
 
 def _refused(
     connection: Connection, lane: _ChannelEpoch, through: int, among: Collection[int] | None
 ) -> tuple[RefusedBatch, ...]:
     """Give the batches in the way, behind ``through`` or ``among`` some, that only a person can let in."""
-    here = (batch.c.direction == Direction.IN, batch.c.channel == lane.channel, batch.c.epoch == lane.epoch)
-    rows = connection.execute(
-        sa.select(batch.c.sequence, batch.c.state, batch.c.reason, batch.c.message)
-        .where(*here, batch.c.state.in_(REFUSED), ledger.speaks_for_its_place)
-        .where(sa.true() if among is not None else batch.c.sequence > through)
-        .order_by(batch.c.sequence, batch.c.id)
-    )
+    behind = {**lane._asdict(), "through": through if among is None else -1}
+    rows = connection.execute(_REFUSED_BEHIND, behind)
     latest = {row.sequence: row for row in rows if among is None or row.sequence in among}
     if not latest:
         return ()
-    coming = sa.select(batch.c.sequence).where(*here, batch.c.state == BatchState.WAITING, holds_place(batch))
-    taken = set(connection.scalars(coming))
+    taken = set(connection.scalars(_COMING, lane._asdict()))
     found = [row for row in latest.values() if row.sequence not in taken and is_final_refusal(row.state, row.reason)]
     return tuple(
         RefusedBatch(row.sequence, _told_reason(row), printable(row.message or "", MAX_WORDS))
@@ -233,6 +233,18 @@ def is_final_refusal(state: str, reason: str | None) -> bool:
 
 REFUSED = (BatchState.QUARANTINED, BatchState.REJECTED, BatchState.HELD)
 
+_HERE = (
+    batch.c.direction == Direction.IN,
+    batch.c.channel == sa.bindparam("channel"),
+    batch.c.epoch == sa.bindparam("epoch"),
+)
+_REFUSED_BEHIND = (
+    sa.select(batch.c.sequence, batch.c.state, batch.c.reason, batch.c.message)
+    .where(*_HERE, batch.c.state.in_(REFUSED), ledger.speaks_for_its_place, batch.c.sequence > sa.bindparam("through"))
+    .order_by(batch.c.sequence, batch.c.id)
+)
+_COMING = sa.select(batch.c.sequence).where(*_HERE, batch.c.state == BatchState.WAITING, holds_place(batch))
+
 
 def _told_reason(row: Any) -> str:
     """Name why a batch was not taken: of one that a person gave up, that it was a person."""
@@ -241,32 +253,24 @@ def _told_reason(row: Any) -> str:
 
 def _given_up(connection: Connection, lane: _ChannelEpoch, through: int, look_back: int) -> tuple[Range, ...]:
     """Give the places without which this side went on; those far back have been told long ago."""
-    rows = connection.scalars(
-        sa.select(gap.c.sequence)
-        .where(gap.c.channel == lane.channel, gap.c.epoch == lane.epoch, gap.c.sequence > through - look_back)
-        .where(gap.c.state.in_(gaps.GIVEN_UP))
-        .order_by(gap.c.sequence)
-    )
+    rows = connection.scalars(gaps.GIVEN_UP_BEYOND, {**lane._asdict(), "reached": through - look_back})
     return ranges(rows, look_back)[-MAX_RANGES:]
 
 
 def _believed(connection: Connection, lane: _ChannelEpoch, through: int | None) -> Any:
     """Give the furthest batch that is here and that we believe, up to a sequence or at all."""
-    asking = _BELIEVED if through is None else _BELIEVED.where(batch.c.sequence <= through)
-    return connection.execute(asking, lane._asdict()).one_or_none()
+    if through is None:
+        return connection.execute(_BELIEVED, lane._asdict()).one_or_none()
+    return connection.execute(_BELIEVED_THROUGH, {**lane._asdict(), "through": through}).one_or_none()
 
 
-_HERE = (
-    batch.c.direction == Direction.IN,
-    batch.c.channel == sa.bindparam("channel"),
-    batch.c.epoch == sa.bindparam("epoch"),
-)
 _BELIEVED = (
     sa.select(batch.c.sequence, batch.c.digest, batch.c.manifest, batch.c.signature)
     .where(*_HERE, holds_place(batch))
     .order_by(batch.c.sequence.desc())
     .limit(1)
 )
+_BELIEVED_THROUGH = _BELIEVED.where(batch.c.sequence <= sa.bindparam("through"))
 
 
 # Records
@@ -274,6 +278,17 @@ _BELIEVED = (
 
 def _parked(connection: Connection) -> dict[str, _ParkedLetters]:
     """Count the letters that wait by channel, from the counts by cause: a million are counted at a glance."""
+    found: dict[str, list[Any]] = defaultdict(list)
+    for row in connection.execute(_parked_groups()):
+        found[row.channel].append(row)
+    return {
+        channel: _ParkedLetters(sum(int(row.letters) for row in some), tuple(row.fingerprint for row in some))
+        for channel, some in found.items()
+    }
+
+
+@cache
+def _parked_groups() -> sa.Select[Any]:
     there = groups_in(DeadLetterState.PARKED)
     example = (
         sa.select(sa.func.min(dead_letter.c.id))
@@ -282,20 +297,13 @@ def _parked(connection: Connection) -> dict[str, _ParkedLetters]:
         .scalar_subquery()
     )
     groups = sa.select(there, example.label("example")).cte("groups_with_examples").prefix_with("MATERIALIZED")
-    rows = connection.execute(
+    return (
         sa.select(groups.c.fingerprint, groups.c.letters, dead_letter.c.channel)
         .join_from(groups, dead_letter, dead_letter.c.id == groups.c.example)
         .where(dead_letter.c.direction == Direction.IN)
         .order_by(groups.c.letters.desc(), groups.c.fingerprint)
         .limit(MOST_GROUPS)
     )
-    found: dict[str, list[Any]] = defaultdict(list)
-    for row in rows:
-        found[row.channel].append(row)
-    return {
-        channel: _ParkedLetters(sum(int(row.letters) for row in some), tuple(row.fingerprint for row in some))
-        for channel, some in found.items()
-    }
 
 
 def _samples(connection: Connection, channel: Channel | None, parked: _ParkedLetters) -> tuple[Sample, ...]:
@@ -304,16 +312,16 @@ def _samples(connection: Connection, channel: Channel | None, parked: _ParkedLet
     each = math.ceil(MAX_LETTERS / len(causes))
     letters: list[Any] = []
     for fingerprint in causes:
-        asking = (
-            sa.select(
-                *(dead_letter.c[name] for name in ("stream", "key", "error", "pointer", "cause", "created_at", "id"))
-            )
-            .where(dead_letter.c.fingerprint == fingerprint, dead_letter.c.state == DeadLetterState.PARKED)
-            .order_by(dead_letter.c.created_at.desc(), dead_letter.c.id.desc())
-            .limit(each)
-        )
-        letters += connection.execute(asking)
+        letters += connection.execute(_NEWEST_OF_CAUSE, {"fingerprint": fingerprint, "each": each})
     return tuple(_sample(channel, row) for row in letters[:MAX_LETTERS])
+
+
+_NEWEST_OF_CAUSE = (
+    sa.select(*(dead_letter.c[name] for name in ("stream", "key", "error", "pointer", "cause", "created_at", "id")))
+    .where(dead_letter.c.fingerprint == sa.bindparam("fingerprint"), dead_letter.c.state == DeadLetterState.PARKED)
+    .order_by(dead_letter.c.created_at.desc(), dead_letter.c.id.desc())
+    .limit(sa.bindparam("each"))
+)
 
 
 def _sample(channel: Channel | None, row: Any) -> Sample:
@@ -333,9 +341,7 @@ def _sample(channel: Channel | None, row: Any) -> Sample:
 
 def _agreements(connection: Connection) -> dict[_ChannelEpoch, list[Mapping[str, Any]]]:
     """Say how streams compared, by their channels' epochs."""
-    rows: Iterable[Any] = connection.execute(
-        sa.select(agreement).where(agreement.c.direction == Direction.IN).order_by(agreement.c.stream)
-    )
+    rows: Iterable[Any] = connection.execute(_AGREEMENTS)
     found: dict[_ChannelEpoch, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         found[_ChannelEpoch(row.channel, row.epoch)].append(
@@ -349,3 +355,6 @@ def _agreements(connection: Connection) -> dict[_ChannelEpoch, list[Mapping[str,
             }
         )
     return found
+
+
+_AGREEMENTS = sa.select(agreement).where(agreement.c.direction == Direction.IN).order_by(agreement.c.stream)

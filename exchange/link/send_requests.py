@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -64,7 +65,7 @@ def add_request(
     _check(want, streams, buckets, of)
     if known is not None:
         _check_known(known, channel, streams)
-    if answers is not None and connection.scalar(sa.select(sa.exists().where(resync.c.answers == answers))):
+    if answers is not None and connection.scalar(_IS_ANSWERED, {"answers": answers}):
         return False
     request: dict[str, Any] = {
         "channel": channel,
@@ -73,8 +74,7 @@ def add_request(
         "buckets": _buckets_text(buckets, of),
         "prune": int(prune and want == SNAPSHOT),
     }
-    same = [resync.c[name].is_not_distinct_from(value) for name, value in request.items()]
-    if connection.scalar(sa.select(sa.exists().where(resync.c.state == ResyncState.ASKED, *same))):
+    if connection.scalar(_IS_ASKED, request):
         return False
     if _count_open(connection, channel) >= MOST_OPEN:
         sentence = f"channel {channel}: {MOST_OPEN} snapshots and checkpoints are asked for already; they come first"
@@ -89,8 +89,21 @@ def add_request(
         "created_at": moment,
         "updated_at": moment,
     }
-    connection.execute(sa.insert(resync).values(row))
+    connection.execute(_ASK, row)
     return True
+
+
+_IS_ANSWERED = sa.select(sa.exists().where(resync.c.answers == sa.bindparam("answers")))
+_IS_ASKED = sa.select(
+    sa.exists().where(
+        resync.c.state == ResyncState.ASKED,
+        *(
+            resync.c[name].is_not_distinct_from(sa.bindparam(name, type_=resync.c[name].type))
+            for name in ("channel", "want", "streams", "buckets", "prune")
+        ),
+    )
+)
+_ASK = sa.insert(resync)
 
 
 def add_snapshot_requests(
@@ -193,22 +206,20 @@ def next_open_request(
 
     Only reads, in the caller's transaction.
     """
-    asking = _NEXT_OPEN.where(is_whole_snapshot) if whole else _NEXT_OPEN
-    if who is not None:
-        asking = asking.where(resync.c.who == who)
-    return connection.execute(asking, {"channel": channel, "but": but}).one_or_none()
+    of = {"channel": channel, "but": but} if who is None else {"channel": channel, "but": but, "who": who}
+    return connection.execute(_next_open(whole=whole, by_one=who is not None), of).one_or_none()
 
 
-_NEXT_OPEN = (
-    sa.select(resync)
-    .where(
+@cache
+def _next_open(*, whole: bool, by_one: bool) -> sa.Select[Any]:
+    here = [
         resync.c.state.in_(_OPEN),
         resync.c.channel == sa.bindparam("channel"),
         resync.c.id.not_in(sa.bindparam("but", expanding=True)),
-    )
-    .order_by(resync.c.id)
-    .limit(1)
-)
+        *([is_whole_snapshot] if whole else []),
+        *([resync.c.who == sa.bindparam("who")] if by_one else []),
+    ]
+    return sa.select(resync).where(*here).order_by(resync.c.id).limit(1)
 
 
 is_whole_snapshot = sa.and_(resync.c.want == SNAPSHOT, resync.c.streams.is_(None), resync.c.buckets.is_(None))
@@ -222,7 +233,10 @@ def wants_whole_snapshot(row: sa.Row[Any]) -> bool:
 
 def channels_asked_of(connection: Connection) -> set[str]:
     """Name the channels that have open requests. Only reads, in the caller's transaction."""
-    return set(connection.scalars(sa.select(resync.c.channel).where(resync.c.state.in_(_OPEN)).distinct()))
+    return set(connection.scalars(_ASKED_OF))
+
+
+_ASKED_OF = sa.select(resync.c.channel).where(resync.c.state.in_(_OPEN)).distinct()
 
 
 def reload_open_request(connection: Connection, number: int) -> sa.Row[Any] | None:
@@ -230,13 +244,18 @@ def reload_open_request(connection: Connection, number: int) -> sa.Row[Any] | No
 
     Only reads, in the caller's transaction.
     """
-    return connection.execute(sa.select(resync).where(resync.c.id == number, resync.c.state.in_(_OPEN))).one_or_none()
+    return connection.execute(_STILL_OPEN, {"number": number}).one_or_none()
+
+
+_STILL_OPEN = sa.select(resync).where(resync.c.id == sa.bindparam("number"), resync.c.state.in_(_OPEN))
 
 
 def update_request(connection: Connection, number: int, state: ResyncState, **values: Any) -> None:
     """Write down how far a request has come. Runs in the caller's transaction, under the channel's lock."""
-    moved = sa.update(resync).where(resync.c.id == number).values(state=state, updated_at=now(), **values)
-    connection.execute(moved)
+    connection.execute(_UPDATE, {"of_request": number, "state": state, "updated_at": now(), **values})
+
+
+_UPDATE = sa.update(resync).where(resync.c.id == sa.bindparam("of_request"))
 
 
 def cancel_requests(connection: Connection, channel: str, who: str | None = None) -> None:
@@ -271,8 +290,10 @@ def _buckets_text(buckets: Sequence[int] | None, of: int) -> str | None:
 
 
 def _count_open(connection: Connection, channel: str) -> int:
-    some = sa.select(sa.func.count()).where(resync.c.state.in_(_OPEN), resync.c.channel == channel)
-    return connection.scalar(some) or 0
+    return connection.scalar(_COUNT_OPEN, {"channel": channel}) or 0
+
+
+_COUNT_OPEN = sa.select(sa.func.count()).where(resync.c.state.in_(_OPEN), resync.c.channel == sa.bindparam("channel"))
 
 
 def _check(want: str, streams: Sequence[str] | None, buckets: Sequence[int] | None, of: int) -> None:

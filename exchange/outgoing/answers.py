@@ -70,21 +70,21 @@ def refused_batches(site: Site, connection: Connection) -> list[Refused]:
             sa.func.min(batch.c.updated_at, type_=batch.c.updated_at.type).label("since"),
             sa.func.min(sa.case((_is_contained, 1), else_=0)).label("coming"),
         )
-        .where(*_refused(epoch), batch.c.reason.is_distinct_from(Reason.LOST))
+        .where(*_REFUSED, batch.c.reason.is_distinct_from(Reason.LOST))
         .group_by(*which)
-        .order_by(*which)
+        .order_by(*which),
+        {"epoch": epoch or ""},
     )
     return [Refused(row.channel, row.batches, row.first, row.reason, row.since, bool(row.coming)) for row in rows]
 
 
-def _refused(epoch: str | None) -> tuple[sa.ColumnElement[bool], ...]:
-    return (
-        batch.c.state == BatchState.REJECTED,
-        batch.c.direction == Direction.OUT,
-        batch.c.channel != CONTROL,
-        batch.c.epoch == (epoch or ""),
-        batch.c.reason.is_distinct_from(Reason.GIVEN_UP),
-    )
+_REFUSED = (
+    batch.c.state == BatchState.REJECTED,
+    batch.c.direction == Direction.OUT,
+    batch.c.channel != CONTROL,
+    batch.c.epoch == sa.bindparam("epoch"),
+    batch.c.reason.is_distinct_from(Reason.GIVEN_UP),
+)
 
 
 _begun = sa.or_(
@@ -108,6 +108,12 @@ _is_answered = sa.or_(
 )
 """Whether a refused batch is one that a snapshot is sent for."""
 
+_OWED = (
+    sa.select(batch.c.channel, batch.c.stem, batch.c.reason)
+    .where(*_REFUSED, _is_answered, ~_is_contained)
+    .order_by(batch.c.channel, batch.c.id)
+)
+
 
 def ask_for_answers(site: Site) -> None:
     """Have a snapshot sent of each channel that owes one. May be repeated.
@@ -128,11 +134,8 @@ def ask_for_answers(site: Site) -> None:
 
 def _owed(site: Site, connection: Connection) -> dict[str, tuple[str | None, str]]:
     """Give the channels that owe a snapshot, who asks for it and why."""
-    columns = (batch.c.channel, batch.c.stem, batch.c.reason)
     epoch = network.known_epoch(connection, site.network)
-    rows = connection.execute(
-        sa.select(*columns).where(*_refused(epoch), _is_answered, ~_is_contained).order_by(batch.c.channel, batch.c.id)
-    ).all()
+    rows = connection.execute(_OWED, {"epoch": epoch or ""}).all()
     channels = {one.name: one for one in site.outgoing()} if rows else {}
     owed: dict[str, tuple[str | None, str]] = {}
     for row in rows:

@@ -200,12 +200,7 @@ def _heartbeat(site: Site, connection: Connection, moment: datetime) -> Heartbea
 
 
 def _sent(site: Site, connection: Connection, epoch: str) -> Iterable[Sent]:
-    rows = connection.execute(
-        sa.select(position.c.channel, position.c.sequence)
-        .where(position.c.direction == Direction.OUT, position.c.epoch == epoch, position.c.channel != CONTROL)
-        .order_by(position.c.channel)
-        .limit(receipts.MOST_RECEIPTS)
-    )
+    rows = connection.execute(_SEALED, {"epoch": epoch})
     lost = resend.with_lost_places(connection, epoch)
     present = {one.name for one in site.outgoing()}
     for row in rows.all():
@@ -217,30 +212,40 @@ def _sent(site: Site, connection: Connection, epoch: str) -> Iterable[Sent]:
         yield Sent(row.channel, epoch, row.sequence, places, promised)
 
 
+_SEALED = (
+    sa.select(position.c.channel, position.c.sequence)
+    .where(
+        position.c.direction == Direction.OUT,
+        position.c.epoch == sa.bindparam("epoch"),
+        position.c.channel != CONTROL,
+    )
+    .order_by(position.c.channel)
+    .limit(receipts.MOST_RECEIPTS)
+)
+
+
 def _heard(connection: Connection) -> Heard | None:
     at = positions.current_position(connection, Direction.IN, CONTROL)
     if at is None or not at.sequence:
         return None
-    row = connection.execute(
-        sa.select(batch.c.manifest, batch.c.signature).where(
-            batch.c.direction == Direction.IN,
-            batch.c.channel == CONTROL,
-            batch.c.epoch == at.epoch,
-            batch.c.sequence == at.sequence,
-            batch.c.state == BatchState.APPLIED,
-        )
-    ).one_or_none()
+    row = connection.execute(_HEARD, {"epoch": at.epoch, "sequence": at.sequence}).one_or_none()
     return Heard(at.epoch, at.sequence, Proof(row.manifest, row.signature) if row else None)
+
+
+_HEARD = sa.select(batch.c.manifest, batch.c.signature).where(
+    batch.c.direction == Direction.IN,
+    batch.c.channel == CONTROL,
+    batch.c.epoch == sa.bindparam("epoch"),
+    batch.c.sequence == sa.bindparam("sequence"),
+    batch.c.state == BatchState.APPLIED,
+)
 
 
 # Requests
 
 
 def _requests(connection: Connection) -> Iterable[PeerRequest]:
-    rows = connection.execute(
-        sa.select(repair).where(repair.c.state == RepairState.OPEN).order_by(repair.c.id).limit(MOST_REQUESTS)
-    )
-    for row in rows:
+    for row in connection.execute(_OPEN_REQUESTS):
         yield PeerRequest(
             name=row.name,
             channel=row.channel,
@@ -250,3 +255,6 @@ def _requests(connection: Connection) -> Iterable[PeerRequest]:
             prune=bool(row.prune),
             reason=printable(row.reason, control.MAX_WORDS),
         )
+
+
+_OPEN_REQUESTS = sa.select(repair).where(repair.c.state == RepairState.OPEN).order_by(repair.c.id).limit(MOST_REQUESTS)

@@ -45,13 +45,7 @@ def missed_and_folded(connection: Connection, epoch: str) -> dict[str, tuple[Ran
     """
     found: dict[str, tuple[Range, ...]] = {}
     # One question, however many channels there are: of most nothing was folded yet.
-    of_flow = sa.and_(folded.c.channel == receipt.c.channel, folded.c.epoch == receipt.c.epoch)
-    receipts = (
-        sa.select(receipt.c.channel, receipt.c.through, receipt.c.said, folded.c.through.label("folded"))
-        .join_from(receipt, folded, of_flow)
-        .where(receipt.c.epoch == epoch, folded.c.direction == Direction.OUT, folded.c.through > 0)
-    )
-    for row in connection.execute(receipts).all():
+    for row in connection.execute(_RECEIPTS_OF_FOLDED, {"epoch": epoch}).all():
         through, said = row.folded, peer_statements.receipt(row.said)
         if said is None:
             continue
@@ -66,3 +60,10 @@ def missed_and_folded(connection: Connection, epoch: str) -> dict[str, tuple[Ran
         if places:
             found[row.channel] = ranges(sorted(places), most=len(places))
     return found
+
+
+_RECEIPTS_OF_FOLDED = (
+    sa.select(receipt.c.channel, receipt.c.through, receipt.c.said, folded.c.through.label("folded"))
+    .join_from(receipt, folded, sa.and_(folded.c.channel == receipt.c.channel, folded.c.epoch == receipt.c.epoch))
+    .where(receipt.c.epoch == sa.bindparam("epoch"), folded.c.direction == Direction.OUT, folded.c.through > 0)
+)

@@ -84,9 +84,7 @@ def _asked_for(site: Site, connection: Connection) -> list[sa.Row[Any]]:
     """Give the batches that receipts name as missing and that were not sent since, channel by channel in order."""
     epoch = network.known_epoch(connection, site.network)
     found: list[sa.Row[Any]] = []
-    for row in connection.execute(
-        sa.select(receipt).where(receipt.c.epoch == (epoch or "")).order_by(receipt.c.channel)
-    ).all():
+    for row in connection.execute(_RECEIPTS, {"epoch": epoch or ""}).all():
         rows = _rows_at(
             connection,
             row.channel,
@@ -96,6 +94,9 @@ def _asked_for(site: Site, connection: Connection) -> list[sa.Row[Any]]:
         )
         found += (one for one in rows if _is_due(site, one.attempt, one.published_at, row.heard_at))
     return found[:MOST]
+
+
+_RECEIPTS = sa.select(receipt).where(receipt.c.epoch == sa.bindparam("epoch")).order_by(receipt.c.channel)
 
 
 def _is_due(site: Site, attempt: int, published_at: datetime | None, heard_at: datetime) -> bool:
@@ -206,9 +207,19 @@ def _lose(connection: Connection, entry: Entry, cause: str) -> Resent:
 
 def with_lost_places(connection: Connection, epoch: str) -> set[str]:
     """Name the channels that have places which can't be sent again. Only reads, in the caller's transaction."""
-    lost = (batch.c.state == BatchState.REJECTED, batch.c.direction == Direction.OUT, batch.c.reason == Reason.LOST)
-    known = sa.select(batch.c.channel).where(*lost, batch.c.epoch == epoch).distinct()
-    return set(connection.scalars(known)) | missed_and_folded(connection, epoch).keys()
+    return set(connection.scalars(_WITH_LOST, {"epoch": epoch})) | missed_and_folded(connection, epoch).keys()
+
+
+_WITH_LOST = (
+    sa.select(batch.c.channel)
+    .where(
+        batch.c.state == BatchState.REJECTED,
+        batch.c.direction == Direction.OUT,
+        batch.c.reason == Reason.LOST,
+        batch.c.epoch == sa.bindparam("epoch"),
+    )
+    .distinct()
+)
 
 
 def comes_behind(connection: Connection, channel: str, epoch: str, lost: int) -> bool:
