@@ -71,11 +71,11 @@ class FileRows:
         whole = next((one for one in channel.streams if one.name == file.stream), None)
         if whole is None:
             raise RecordError("undeclared", "", f"stream {file.stream} is not declared here any more")
-        columns = dict.fromkeys(one for one in (*file.written.columns, *file.written.defaults) if one is not None)
+        columns = file.written.names
         if gone := sorted({*columns}.difference(whole.names)):
             raise RecordError("undeclared", "", f"stream {file.stream} has no column {', '.join(gone)} any more")
         self._file = file
-        self.stream, self._checker = _partial(whole, tuple(columns), file.key)
+        self.stream, self._checker = _partial(whole, columns, file.key)
         self.channel = channel.with_only(self.stream)
         self.writing = Writing[file.mode.upper()]
 

@@ -16,7 +16,7 @@ from exchange.database.tables import IntakeState
 from exchange.format.moments import in_words
 from exchange.intake import ledger
 from exchange.intake.ledger import Entry, NewFile, Terms
-from exchange.intake.target import Target, columns_of
+from exchange.intake.target import Target
 from exchange.reading import FileFormat, FileRefused, Place
 from exchange.site import Site
 
@@ -55,7 +55,7 @@ def terms_of(site: Site, intake: Intake, stream: str, written: FileFormat, found
     It is loaded in one transaction where what was loaded of it could not be taken back: where rows that are there are
     changed or replaced, unless any number of bad rows is taken, and where the database gives the keys.
     """
-    target = Target(site, stream, columns_of(written), intake.key, intake.mode)
+    target = Target(site, stream, written.names, intake.key, intake.mode)
     missing = target.stream.lacking
     if missing and written.columns and intake.mode != "upsert":  # which may change rows that are there
         raise FileRefused(
@@ -68,7 +68,8 @@ def terms_of(site: Site, intake: Intake, stream: str, written: FileFormat, found
     no_limit = intake.bad_share is not None and intake.bad_share >= 1 and intake.bad_rows is None
     bad_rows = site.limits.intake_bad_rows if intake.bad_rows is None else intake.bad_rows
     bad_share = site.limits.intake_bad_share if intake.bad_share is None else intake.bad_share
-    by_key = intake.mode == "insert" and bool(target.stream.key)
+    made_here = not {*(intake.key or target.whole.key_names)}.isdisjoint(written.given)  # read again they are others
+    by_key = intake.mode == "insert" and bool(target.stream.key) and not made_here
     return Terms(
         mode=intake.mode,
         key=tuple(intake.key),

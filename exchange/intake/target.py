@@ -57,7 +57,7 @@ class Target:
     @classmethod
     def of(cls, site: Site, entry: Entry) -> Target:
         """Find that of a file."""
-        return cls(site, entry.stream, columns_of(entry.format), entry.terms.key, entry.terms.mode)
+        return cls(site, entry.stream, entry.format.names, entry.terms.key, entry.terms.mode)
 
 
 @lru_cache(64)
@@ -78,11 +78,6 @@ def own_stream(site: Site, name: str) -> tuple[Channel, Stream]:
             " loaded here would be overwritten; load the file there"
         )
     raise FileRefused(f"no channel has a stream {printable(name, 80)}; `exchange channels` lists them")
-
-
-def columns_of(written: FileFormat) -> list[str]:
-    """Name the columns that rows of a file have, as files call them."""
-    return list(dict.fromkeys(one for one in (*written.columns, *written.defaults) if one is not None))
 
 
 @contextmanager

@@ -38,10 +38,17 @@ class FileFormat:
     columns: Sequence[str | None] = ()
     """For each cell the column it is for, as files call it; None: it is left out."""
     defaults: Mapping[str, str] = field(default_factory=dict)
+    given: Sequence[str] = ()
+    """Columns that rows lack, and the model's own defaults give."""
     start: int = 0
     """The byte of the decompressed file at which the rows begin, behind a mark of its encoding and the header."""
     line: int = 1
     """The number of the line that begins there, from 1."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns that rows have, as files call them."""
+        return tuple(dict.fromkeys(one for one in (*self.columns, *self.defaults, *self.given) if one is not None))
 
     def as_dict(self) -> dict[str, Any]:
         """Give it for JSON."""

@@ -21,6 +21,7 @@ from exchange.reading.csv_rows import CsvRows
 from exchange.reading.header import Columns
 from exchange.reading.json_rows import read_object
 from exchange.reading.members import all_members, nothing
+from exchange.reading.model_defaults import makers
 from exchange.reading.rows import default_values
 from exchange.reading.source import compression_of, is_direct, is_taken, member_name, opened, read
 from exchange.reading.splitting import Grammar, count_lines, lines_of, split, whole_lines
@@ -224,6 +225,10 @@ def _check_defaults(found: FileFormat, stream: Stream) -> None:
         default_values(replace(found, defaults=lacking), codecs_by_name)
     except RecordError as error:
         raise FileRefused(f"what defaults= gives is no value of its column: {error.sentence}") from None
+    try:
+        makers(found, codecs_by_name)
+    except RecordError as error:
+        raise FileRefused(f"what the model's default gives is no value of its column: {error.sentence}") from None
 
 
 # JSON lines
@@ -258,7 +263,9 @@ def _json_lines(
     found = rest([*members], lambda name: name in documents or columns.meant(name) is not None)
     header = columns.header([*dict.fromkeys(documents.get(name, name) for name in found)], what="member")
     defaults = {name: value for name, value in started.defaults.items() if name not in header.columns}
-    made = replace(started, header=tuple(header.cells), columns=tuple(header.columns), defaults=defaults)
+    made = replace(
+        started, header=tuple(header.cells), columns=tuple(header.columns), defaults=defaults, given=tuple(header.given)
+    )
     return made, ["JSON lines", *header.notes]
 
 
@@ -312,6 +319,7 @@ def _csv(
         header=tuple(header.cells),
         columns=tuple(header.columns),
         defaults={name: value for name, value in started.defaults.items() if name not in header.columns},
+        given=tuple(header.given),
         start=started.start + len(until),
         line=1 + lines,
     )

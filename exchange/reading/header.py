@@ -13,6 +13,7 @@ from exchange.channels.intake import Intake
 from exchange.channels.stream import Stream
 from exchange.format.errors import printable
 from exchange.reading import FileRefused
+from exchange.reading.model_defaults import gives, needs_a_statement
 
 _MOST_NAMED = 20
 _LIKENESS = 0.75
@@ -26,6 +27,8 @@ class Header:
     cells: Sequence[str]
     columns: Sequence[str | None]
     notes: Sequence[str]
+    given: Sequence[str] = ()
+    """Columns that are missing, and the model's own defaults give."""
 
 
 class Columns:
@@ -36,6 +39,7 @@ class Columns:
         self._stream, self._defaults = stream, intake.defaults
         changing = intake.mode == "upsert"  # rows that are there have what a new one needs
         new = [name for c, name in zip(stream.columns, stream.names, strict=True) if not _has_value(c)]
+        self._with_defaults = {} if changing else dict(zip(stream.names, stream.columns, strict=True))
         self._needed = frozenset((intake.key or stream.key_names) if changing else new)
         self._mapped = {_plain(cell): column for cell, column in intake.mapping.items()}
         self._exact = {**{table: name for table, name in stream.in_files.items() if name in stream.names}}
@@ -72,6 +76,9 @@ class Columns:
                 )
         missing = [name for name in self._stream.names if name not in columns and name not in self._defaults]
         unknown = [cell for cell, column in zip(cells, columns, strict=True) if column is None]
+        given = [name for name in missing if name in self._with_defaults and gives(self._with_defaults[name])]
+        self._refuse_unknown_defaults(missing)
+        missing = [name for name in missing if name not in given]
         required = [*self._required(missing)]
         if required:
             some = "; ".join(self._near(unknown, required))
@@ -86,9 +93,21 @@ class Columns:
             notes += self._near(unknown, missing)
         if defaulted := [name for name in self._defaults if name not in columns]:
             notes.append(f"not in the file, the same in each row by defaults=: {_listed(defaulted)}")
+        if given:
+            notes.append(f"not in the file, by the model's own defaults: {_listed(given)}")
         if missing:
             notes.append(f"not in the file, so the table's own default or NULL: {_listed(missing)}")
-        return Header(cells, columns, notes)
+        return Header(cells, columns, notes, given)
+
+    def _refuse_unknown_defaults(self, missing: Sequence[str]) -> None:
+        columns = self._with_defaults
+        unknown = [name for name in missing if name in columns and needs_a_statement(columns[name])]
+        if unknown:
+            raise FileRefused(
+                f"column {_listed(unknown)} is not in it, and the model's default asks for the statement at hand, which"
+                " loading a file has not: bring the column, say its value by defaults=, or give the table a"
+                " server_default"
+            )
 
     def _required(self, missing: Sequence[str]) -> Iterator[str]:
         yield from (name for name in missing if name in self._needed)

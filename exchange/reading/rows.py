@@ -19,6 +19,7 @@ from exchange.reading import Body, FileFormat
 from exchange.reading.cells import Cells, cells_of
 from exchange.reading.csv_rows import CsvRows
 from exchange.reading.json_rows import TOO_DEEP, is_deep, may_be_deep, read_objects
+from exchange.reading.model_defaults import makers
 
 NO_JSON = "the line is not strict JSON; why is not shown, as the stream has columns that nobody is to see"
 
@@ -45,7 +46,10 @@ class Rows:
         self._cells = [cells_of(codecs[name], written) for name in names]
         self._names = tuple(names)
         self._defaults = default_values(written, codecs)
-        documents = (isinstance(codecs[name].type_codec, JsonCodec) for name in (*names, *written.defaults))
+        self._given = makers(written, codecs)
+        documents = (
+            isinstance(codecs[name].type_codec, JsonCodec) for name in (*names, *written.defaults, *written.given)
+        )
         self._has_documents = any(documents)
         self._csv = CsvRows(written) if written.kind == "csv" else None
         self._members = {} if self._csv else _members(written, codecs)
@@ -101,7 +105,8 @@ class Rows:
             places = [place for at, place in enumerate(places) if at not in wrong]
             made = made.without(wrong)
         same = {name: [value] * len(places) for name, value in self._defaults.items()}
-        return Made(places, ByColumns({**made.columns, **same}), bad)
+        given = {name: make(len(places)) for name, make in self._given.items()}
+        return Made(places, ByColumns({**made.columns, **same, **given}), bad)
 
     def _finished(
         self, places: Sequence[int], bodies: list[Body], wrong: Mapping[int, RecordError], bad: dict[int, RecordError]
@@ -116,6 +121,9 @@ class Rows:
         if self._defaults:
             for body in bodies:
                 body.update(self._defaults)
+        for name, make in self._given.items():
+            for body, value in zip(bodies, make(len(bodies)), strict=True):
+                body[name] = value
         return Made(places, bodies, bad)
 
     def _of_objects(self, records: Sequence[bytes], bad: dict[int, RecordError]) -> Made:

@@ -61,8 +61,7 @@ def _look(site: Site, place: Path, file: PeoplesFile, sought: RowToErase) -> Wha
     """Read a file as it was read when it was taken in; what can't be read to its end may have the row."""
     stream = sought.stream
     try:
-        columns = dict.fromkeys(one for one in (*file.written.columns, *file.written.defaults) if one is not None)
-        partial = stream.only(tuple(columns), file.key)
+        partial = stream.only(file.written.names, file.key)
         with os.fdopen(os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as content:
             for piece in read(content, file.written, partial, limits=site.limits.read):
                 if any(sought.is_key(stream.name, body) for body in piece.bodies):
@@ -73,7 +72,7 @@ def _look(site: Site, place: Path, file: PeoplesFile, sought: RowToErase) -> Wha
         return None  # it went meanwhile
     except (OSError, FileRefused, RecordError, KeyError, ValueError):
         return What.UNREADABLE
-    return None if columns else What.UNREADABLE
+    return None if file.written.names else What.UNREADABLE
 
 
 def stands_in(file: PeoplesFile | None, record: bytes, sought: RowToErase) -> bool:
