@@ -24,6 +24,8 @@ JSON_NULL: Any = object()
 """What a decoder is given for JSON's null in a column where null alone is SQL's."""
 
 
+_BEGIN_NUMBERS = frozenset("-0123456789")
+
 _AS_DOCUMENTS = frozenset([object, DocumentText])
 """Types of what stands for a document beside what JSON itself has."""
 
@@ -121,10 +123,11 @@ class ColumnCodec:
         def documents(texts: list[str]) -> list[Any]:
             if self.nullable and "null" in texts:
                 return [None if text == "null" else document(text) for text in texts]
-            return [*map(document, texts)] if numbers else texts
+            some_are_numbers = numbers and not _BEGIN_NUMBERS.isdisjoint({text[0] for text in texts})
+            return [*map(document, texts)] if some_are_numbers else texts
 
         def document(text: str) -> str | float:
-            return orjson.loads(text) if numbers and text[0] in "-0123456789" else text
+            return orjson.loads(text) if numbers and text[0] in _BEGIN_NUMBERS else text
 
         return documents
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -230,6 +230,12 @@ class UuidCodec(TypeCodec):
 
     def checked_decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:  # noqa: ARG002
         return as_is if self._is_dashed(sqlite=sqlite) else _digits
+
+    def checked_column_decoder(self, refuse: Refuse, *, sqlite: bool) -> Callable[[list[Json]], list[Any]]:
+        """Take the dashes out of all at once: a UUID has no newline."""
+        if self._is_dashed(sqlite=sqlite):
+            return super().checked_column_decoder(refuse, sqlite=sqlite)
+        return lambda values: "\n".join(values).replace("-", "").split("\n") if values else []
 
     def _is_dashed(self, *, sqlite: bool) -> bool:
         return self.dashes if sqlite else self.native

@@ -23,6 +23,7 @@ ROWS_AT_ONCE = 1_000
 """How many rows become one piece of text for COPY."""
 
 _ESCAPE = re.compile(rb"\\(?:u00([0-9a-f]{2})|(.))")
+_MAYBE_CONTROL = re.compile(rb'\\[^"\\]')
 _PLAIN = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"b": b"\b", b"f": b"\f"}
 
 
@@ -90,12 +91,8 @@ def csv(rows: Sequence[BoundRow]) -> bytes:
     r"""Write rows as CSV whose quote is ``"``, whose escape is ``\`` and whose NULL is ``null``."""
     dumps = orjson.dumps
     text = b"\n".join([dumps(row)[1:-1] for row in rows]) + b"\n"
-    if b"\\" in text:
-        # Escaped quotes and backslashes mean the same in both; an escaped control character does not.
-        others = text.replace(b"\\\\", b"")
-        if others.count(b"\\") != others.count(b'\\"'):
-            return _ESCAPE.sub(_as_csv, text)
-    return text
+    # Escaped quotes and backslashes mean the same in both; an escaped control character, if it is one, does not.
+    return _ESCAPE.sub(_as_csv, text) if _MAYBE_CONTROL.search(text) else text
 
 
 def _as_csv(escape: re.Match[bytes]) -> bytes:
