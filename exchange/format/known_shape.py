@@ -11,6 +11,7 @@ from operator import attrgetter
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
+from msgspec.structs import astuple
 
 from exchange.format import strict_json
 from exchange.format.record import MAX_BODY_DEPTH, ByColumns, Op
@@ -60,7 +61,6 @@ class KnownShape:
         self._decoder = msgspec.json.Decoder(line)
         self._encoder = msgspec.json.Encoder()
         self._version, self._body = attrgetter("version"), attrgetter(body[0])
-        self._values = [attrgetter(field) for field, _ in fields]
 
     def read(self, lines: Sequence[bytes]) -> KnownLines | None:
         """Read lines without their newlines; None if the first one or most are doubtful."""
@@ -68,11 +68,11 @@ class KnownShape:
         if records is None:
             return None
         versions = [*map(self._version, records)]
-        bodies = [*map(self._body, records)]
         columns: dict[str, list[Any]] = {}
         misfits: set[int] = set()
-        for (name, column), values_of in zip(self._columns.items(), self._values, strict=True):
-            values = [*map(values_of, bodies)]
+        by_columns = zip(*map(astuple, map(self._body, records)), strict=True)
+        for (name, column), some in zip(self._columns.items(), by_columns, strict=True):
+            values = [*some]
             columns[name], found = _texts(values) if column.type is DOCUMENT else (values, _misfits(values, column))
             misfits.update(found)
         data = ByColumns(columns)
@@ -86,7 +86,7 @@ class KnownShape:
     def _records(self, lines: Sequence[bytes]) -> tuple[list[Any] | None, set[int]]:
         """Read the records of lines, and say which lines are doubtful."""
         text = b"\n".join(lines) + b"\n"
-        if b"\\u0000" not in text:
+        if not _has_nul(text):
             try:
                 records = self._decoder.decode_lines(text)
             except _UNREADABLE:
@@ -99,13 +99,18 @@ class KnownShape:
         return (None if 0 in doubtful else [one for one in read if one is not None]), doubtful
 
     def _record(self, line: bytes) -> Any:
-        if b"\\u0000" in line:
+        if _has_nul(line):
             return None
         try:
             record = self._decoder.decode(line)
         except _UNREADABLE:
             return None
         return record if self._encoder.encode(record) == line else None
+
+
+def _has_nul(text: bytes) -> bool:
+    """Say whether U+0000 may be in it, as an escape: most texts have none at all, which takes less to see."""
+    return b"\\" in text and b"\\u0000" in text
 
 
 def _misfits(values: list[Any], column: KnownColumn) -> Iterator[int]:

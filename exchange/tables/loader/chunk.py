@@ -11,6 +11,9 @@ from exchange.tables.loader.staging import Rows
 FIRST_ROWS = 500
 """It costs little to learn from so few that rows can't go straight into their table."""
 
+GROWTH = 4
+"""By so much each is larger than the one before it: the database has something to do while the next is made."""
+
 MOST_ROWS = 10_000
 MOST_BYTES = 8 * 1024 * 1024
 
@@ -42,7 +45,7 @@ class Chunk:
 
     def next(self) -> Chunk:
         """Make the one after it, empty."""
-        return Chunk(most_rows=MOST_ROWS if self.rows else self.most_rows)
+        return Chunk(most_rows=min(GROWTH * self.most_rows, MOST_ROWS) if self.rows else self.most_rows)
 
     def joined(self) -> Rows:
         """Give all rows as one."""
