@@ -202,9 +202,9 @@ class Checker:
         """Say whether ``check_data`` would take every one of them as of the current version: one call for many."""
         return self._data[self.stream.schema_version].accepts_all(data)
 
-    def accepts_all_keys(self, keys: list[dict[str, Any]]) -> bool:
-        """Say whether ``check_key`` would take every one of them: one call for many."""
-        return self._key.accepts_all(keys)
+    def accepts_column(self, name: str, values: Sequence[Any]) -> bool:
+        """Say whether ``check_data`` and ``check_key`` would take every one of a column's values, but a document's."""
+        return self._columns[name].is_valid(values)
 
     def refused(self, data: Sequence[dict[str, Any]]) -> list[int]:
         """Give the places of those that ``check_data`` would not take as of the current version: one call for many."""
@@ -243,14 +243,11 @@ class Checker:
         found = {}
         for op, columns in ((Op.UPSERT, stream.columns), (Op.DELETE, stream.key)):
             codecs = [stream.codecs[column.name] for column in columns]
-            known = {codec.name: known_column(codec, partial(self._fits, codec.name)) for codec in codecs}
+            known = {codec.name: known_column(codec, partial(self.accepts_column, codec.name)) for codec in codecs}
             there = {name: column for name, column in known.items() if column is not None}
             if there and len(there) == len(known):
                 found[op] = KnownShape(stream.name, op, there)
         return found
-
-    def _fits(self, name: str, values: Sequence[Any]) -> bool:
-        return self._columns[name].is_valid(values)
 
     def refused_keys(self, keys: Sequence[dict[str, Any]]) -> list[int]:
         """Give the places of those that ``check_key`` would not take: one call for many."""

@@ -6,6 +6,7 @@ import copy
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import repeat
 from operator import itemgetter
 from typing import Any
@@ -29,7 +30,7 @@ from exchange.channels.codecs import (
 from exchange.channels.hooks import Hook, Hooks
 from exchange.database.tables import VERSION_COLUMN
 from exchange.format.errors import RecordError, printable
-from exchange.format.record import ByColumns
+from exchange.format.record import ByColumns, LineWriter, Op
 
 # A stream's name is also a folder below schemas/ and a word in a list of streams.
 _STREAM = re.compile(r"[a-z][a-z0-9_]{0,62}")
@@ -37,6 +38,10 @@ _STREAM = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 
+
+Takes = Callable[[str, Sequence[Json]], bool]
+
+WriteLines = Callable[[Sequence[int], Sequence[Sequence[Any]]], bytes]
 
 Column = list[Any]
 """One column's values of many records."""
@@ -241,10 +246,36 @@ class Stream:
         members = [(self.in_files[c.name], self.codecs[c.name].column_encoder(dialect, "/data")) for c in self.columns]
         return _rows_encoder(members, self.two_nulls)
 
-    def keys_encoder(self, dialect: Dialect) -> Callable[[Sequence[Sequence[Any]]], list[dict[str, Json]]]:
-        """Make the same from the columns of many rows' keys (in ``key`` order) to as many records' keys."""
-        members = [(self.in_files[c.name], self.codecs[c.name].column_encoder(dialect, "/key")) for c in self.key]
-        return _rows_encoder(members)
+    def line_writer(self, dialect: Dialect, op: Op, takes: Takes) -> WriteLines:
+        """Make the function from versions and the columns of many rows, or of their keys on a delete, to their lines.
+
+        The lines are those of ``encoder`` and ``record.encode``, or of ``key_encoder``. The function raises one of
+        ``LOOK_AT_EACH`` where one of those or the stream's schema may refuse a row. ``takes`` asks the schema if it
+        takes all of many values of a column.
+        """
+        columns, under = (self.columns, "/data") if op is Op.UPSERT else (self.key, "/key")
+        codecs = [self.codecs[c.name] for c in columns]
+        write = LineWriter(self.name, op, [codec.name for codec in codecs]).write
+        writers = [codec.column_writer(dialect, partial(takes, codec.name), under) for codec in codecs]
+        looked_at = [
+            (at, json_null_member(codec.name))
+            for at, codec in enumerate(codecs)
+            if op is Op.UPSERT and codec.has_two_nulls
+        ]
+
+        def write_lines(versions: Sequence[int], rows: Sequence[Sequence[Any]]) -> bytes:
+            """Write the lines of many rows, given by columns; raises one of LOOK_AT_EACH."""
+            texts = [write_column(column) for write_column, column in zip(writers, rows, strict=True)]
+            json_nulls = [
+                (number, at, member)
+                for at, member in looked_at
+                if b"null" in texts[at]
+                for number, (text, value) in enumerate(zip(texts[at], rows[at], strict=True))
+                if text == b"null" and value is not None
+            ]
+            return write(versions, texts, json_nulls)
+
+        return write_lines
 
     def decoder(self, dialect: Dialect) -> Decode:
         """Make the function from many records' data to the values that the driver binds, column by column.

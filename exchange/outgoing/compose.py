@@ -22,7 +22,7 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
 from exchange.channels.codecs import LOOK_AT_EACH
-from exchange.channels.stream import Stream
+from exchange.channels.stream import Stream, WriteLines
 from exchange.database import rollouts
 from exchange.database.rollouts import Rollout
 from exchange.database.tables import Direction
@@ -56,8 +56,8 @@ class _LineEncoder(NamedTuple):
     op: Op
     line: Callable[[int, Sequence[Any]], bytes]
     """One record's line; raises RecordError for what must not cross."""
-    lines: Callable[[Sequence[int], Sequence[Sequence[Any]]], list[bytes] | None]
-    """The same of many, given as columns, without newlines; None if any of them needs ``line``."""
+    lines: WriteLines
+    """The same of many, given as columns; raises one of LOOK_AT_EACH if any of them needs ``line``."""
     key: Callable[[Sequence[Any]], dict[str, Any]]
     """The key of one record's row; raises RecordError for one that no record can hold."""
 
@@ -187,14 +187,11 @@ def _write_all(
     """Write the records of these rows if there is nothing to be said about any of them and room for all; else none."""
     _, versions, *values = zip(*rows, strict=True)
     try:
-        lines = kind.lines([version] * len(rows) if version else versions, values)
+        text = kind.lines([version] * len(rows) if version else versions, values)
     except LOOK_AT_EACH:
         return False
-    if lines is None or max(map(len, lines)) > site.limits.read.max_record_bytes:
-        return False
-    lines.append(b"")
-    text = b"\n".join(lines)
-    if _is_full(site, writer, len(text)):
+    longest = len(text) if len(text) <= site.limits.read.max_record_bytes else max(map(len, text.split(b"\n")))
+    if longest > site.limits.read.max_record_bytes or _is_full(site, writer, len(text)):
         return False
     writer.write_all(text, len(rows), kind.stream.name, kind.op)
     return True
@@ -228,57 +225,48 @@ def _rows_to_encode(
 
 
 def _upsert_encoder(site: Site, connection: Connection, stream: Stream) -> _LineEncoder:
-    checker = site.checkers[stream.name]
     encode_key = stream.key_encoder(connection.dialect)
     places = [stream.names.index(name) for name in stream.key_names]
     return _line_encoder(
         site,
+        connection,
         stream,
         Op.UPSERT,
-        (stream.encoder(connection.dialect), stream.rows_encoder(connection.dialect)),
-        (checker.check_data, checker.accepts_all),
+        stream.encoder(connection.dialect),
+        site.checkers[stream.name].check_data,
         lambda values: encode_key([values[place] for place in places]),
     )
 
 
 def _delete_encoder(site: Site, connection: Connection, stream: Stream) -> _LineEncoder:
-    checker, encode_key = site.checkers[stream.name], stream.key_encoder(connection.dialect)
+    encode_key = stream.key_encoder(connection.dialect)
     return _line_encoder(
-        site,
-        stream,
-        Op.DELETE,
-        (encode_key, stream.keys_encoder(connection.dialect)),
-        (checker.check_key, checker.accepts_all_keys),
-        encode_key,
+        site, connection, stream, Op.DELETE, encode_key, site.checkers[stream.name].check_key, encode_key
     )
 
 
 def _line_encoder(
     site: Site,
+    connection: Connection,
     stream: Stream,
     op: Op,
-    encoders: _Encoders,
-    checks: _Checks,
-    key: Callable[[Sequence[Any]], dict[str, Any]],
+    encode: _Encode,
+    check: Callable[[_Body], None],
+    key: _Encode,
 ) -> _LineEncoder:
-    """Make the functions to the lines from those that encode and check one, and many."""
-    (encode, encode_all), (check, accepts_all) = encoders, checks
+    """Make the functions to the lines from those that encode and check one."""
 
     def line(version: int, values: Sequence[Any]) -> bytes:
         body = encode(values)
         check(body)
         return _bounded(site, records.encode(Record(stream.name, op, version, body)))
 
-    def lines(versions: Sequence[int], columns: Sequence[Sequence[Any]]) -> list[bytes] | None:
-        bodies = encode_all(columns)
-        return records.encode_all(stream.name, op, versions, bodies) if accepts_all(bodies) else None
-
+    lines = stream.line_writer(connection.dialect, op, site.checkers[stream.name].accepts_column)
     return _LineEncoder(stream, op, line, lines, key)
 
 
 _Body = dict[str, Any]
-_Encoders = tuple[Callable[[Sequence[Any]], _Body], Callable[[Sequence[Sequence[Any]]], list[_Body]]]
-_Checks = tuple[Callable[[_Body], None], Callable[[list[_Body]], bool]]
+_Encode = Callable[[Sequence[Any]], _Body]
 
 
 def _bounded(site: Site, line: bytes) -> bytes:

@@ -241,12 +241,15 @@ def exported(connection: Connection, stream: Stream) -> list[dict[str, Any]]:
     selected = (stream.codecs[column.name].selected(dialect) for column in stream.columns)
     found = [tuple(row) for row in connection.execute(sa.select(*selected).order_by(stream.table.c.id))]
     encode, checker = stream.encoder(dialect), Checker(stream)
+    lines = stream.line_writer(dialect, Op.UPSERT, checker.accepts_column)
     made = []
     for row in found:
         made.append(encode(row))
         checker.check_data(made[-1])
         try:
             assert stream.rows_encoder(dialect)([*zip(row, strict=True)]) == [made[-1]]
+            line = records.encode(Record("own", Op.UPSERT, 1, made[-1]))
+            assert lines([1], [*zip(row, strict=True)]) == line
         except LOOK_AT_EACH:
             assert "unclear:json" in made[-1], "only such a document is looked at by itself"
     return [records.decode(records.encode(Record("own", Op.UPSERT, 1, one))[:-1]).body for one in made]

@@ -26,8 +26,10 @@ from exchange.channels.codecs.temporal import duration_text
 from exchange.channels.schemas import Checker, stream_schema
 from exchange.database import make_engine
 from exchange.database.tables import UtcDateTime
+from exchange.format import record as lines_of
 from exchange.format.buckets import row_hash
 from exchange.format.errors import RecordError
+from exchange.format.record import Op, Record
 from exchange.tables.loader.copy import put
 
 SQLITE, POSTGRESQL = sqlite.dialect(), postgresql.dialect()  # type: ignore[no-untyped-call]
@@ -150,12 +152,20 @@ def exported(connection: Connection, stream: Stream) -> list[dict[str, Any]]:
     encode = stream.encoder(connection.dialect)
     found = connection.execute(sa.select(*selected).order_by(stream.table.c.id))
     checker = Checker(stream)
+    lines = stream.line_writer(connection.dialect, Op.UPSERT, checker.accepts_column)
     records = []
     for row in found:
         data = encode(tuple(row))
         checker.check_data(data)
         records.append(json.loads(json.dumps(data)))
+        line = lines_of.encode(Record(stream.name, Op.UPSERT, 7, data))
+        if not (WIDE & {data.get("big"), str(data.get("document"))}) and b"\\u0000" not in line:
+            assert lines([7], [*zip(row, strict=True)]) == line, "what is made of many at once is the same"
     return records
+
+
+WIDE = {2**63 - 1, -(2**63), 2**53 + 1, str(2**53 + 1), str(-(2**63))}
+"""Numbers of more than 53 bits, which are looked at by themselves, as is what looks like U+0000."""
 
 
 def imported(connection: Connection, stream: Stream, records: list[dict[str, Any]]) -> None:

@@ -6,19 +6,30 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from sys import getsizeof
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 
 from exchange.channels.codecs import known
-from exchange.channels.codecs.base import MANY_BYTES, Decode, Encode, EncodeColumn, Json, TypeCodec, as_is
+from exchange.channels.codecs.base import (
+    MANY_BYTES,
+    Decode,
+    Encode,
+    EncodeColumn,
+    Json,
+    TypeCodec,
+    WriteColumn,
+    as_is,
+)
 from exchange.channels.codecs.document import DocumentText, JsonCodec
 from exchange.database.dialects import dialect_of
-from exchange.format import json_pointer
+from exchange.format import json_pointer, strict_json
 from exchange.format.errors import RecordError, described
 from exchange.format.errors import printable as shown
+
+_Made = TypeVar("_Made")
 
 JSON_NULL: Any = object()
 """What a decoder is given for JSON's null in a column where null alone is SQL's."""
@@ -65,6 +76,20 @@ class ColumnCodec:
         encode = self.type_codec.column_encoder(partial(self._refusal, under), sqlite=dialect_of(dialect).is_sqlite)
         encode = as_is if encode is as_is else partial(_but_null, encode)
         return partial(_but_large, encode) if self.type_codec.long else encode
+
+    def column_writer(
+        self, dialect: Dialect, takes: Callable[[Sequence[Json]], bool], under: str = "/data"
+    ) -> WriteColumn:
+        """Make the function from many selected values, NULL or not, to the JSON text of each on the wire.
+
+        It raises one of ``LOOK_AT_EACH`` where ``encoder`` or ``json_schema`` may refuse one of them, if they are too
+        large to be many, and for a document that goes as a text. ``takes`` asks the schema about wire values.
+        """
+        write = self.type_codec.column_writer(partial(self._refusal, under), sqlite=dialect_of(dialect).is_sqlite)
+        if write is None:
+            return partial(_checked, self.column_encoder(dialect, under), takes)
+        write = partial(_null_beside, write, self.nullable)
+        return partial(_but_large, write) if self.type_codec.long else write
 
     def decoder(self, dialect: Dialect, under: str = "/data") -> Decode:
         """Make the function from a wire value that is not null to what the driver binds without conversion.
@@ -150,7 +175,24 @@ class ColumnCodec:
         return RecordError("value", under + json_pointer.join(self.name), sentence)
 
 
-def _but_large(encode: EncodeColumn, values: Sequence[Any]) -> Sequence[Json]:
+def _checked(encode: EncodeColumn, takes: Callable[[Sequence[Json]], bool], values: Sequence[Any]) -> list[bytes]:
+    wire = encode(values)
+    if not takes([*wire]):
+        raise ValueError
+    return strict_json.dumps_each(wire)
+
+
+def _null_beside(write: WriteColumn, nullable: bool, values: Sequence[Any]) -> list[bytes]:
+    if None not in values:
+        return write(values)
+    if not nullable:
+        raise ValueError
+    there = [value for value in values if value is not None]
+    made = iter(write(there) if there else ())
+    return [b"null" if value is None else next(made) for value in values]
+
+
+def _but_large(encode: Callable[[Sequence[Any]], _Made], values: Sequence[Any]) -> _Made:
     if sum(map(getsizeof, values)) > MANY_BYTES:
         raise ValueError
     return encode(values)

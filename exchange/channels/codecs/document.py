@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from exchange.channels.codecs.base import Decode, Encode, EncodeColumn, Json, Refuse, TypeCodec
+from exchange.channels.codecs.base import Decode, Encode, EncodeColumn, Json, Refuse, TypeCodec, WriteColumn
 from exchange.format import strict_json
 from exchange.format.errors import RecordError
 from exchange.format.record import MAX_BODY_DEPTH
@@ -143,10 +143,25 @@ def _may_be_deep(text: bytes) -> bool:
 
 
 def _read_documents(texts: Sequence[bytes]) -> list[Json]:
-    """Read many documents at once, as ``read_document`` reads each; raises as it does, and if one may be deep.
+    """Read many documents at once, as ``read_document`` reads each; raises as it does, and if one may be deep."""
+    read = _read_at_once(texts)
+    return [*map(read_document, texts)] if read is None else read[0]
+
+
+def _write_documents(texts: Sequence[bytes]) -> list[bytes]:
+    """Read many documents at once and write each as the wire has it; raises as ``read_document`` does, and so on."""
+    read = _read_at_once(texts)
+    written = read[1][1:-1].split(_BETWEEN) if read is not None else []
+    if max(map(len, written), default=0) <= strict_json.ALWAYS_FEW and written:
+        return written
+    return strict_json.dumps_each([*map(read_document, texts)])
+
+
+def _read_at_once(texts: Sequence[bytes]) -> tuple[list[Json], bytes] | None:
+    """Read many documents, and write them as one array with marks between; None if any needs a look of its own.
 
     They are read as one array with a mark between each two. Nobody who wrote them can know the mark, so where
-    every second element is one, each text held exactly one document.
+    every second element is one, each text held exactly one document. Raises ValueError if one may be deep.
     """
     text = b"[%b]" % _BETWEEN.join(texts)
     if any(_may_be_deep(one) for one in texts if len(one) > _ALWAYS_SHALLOW):
@@ -156,12 +171,11 @@ def _read_documents(texts: Sequence[bytes]) -> list[Json]:
         # Only integers that need no second look.
         again = orjson.dumps(elements, option=orjson.OPT_STRICT_INTEGER)
     except (ValueError, TypeError):
-        return [*map(read_document, texts)]
+        return None
     values: list[Json] = elements[::2]
     same = _without_blanks(again) == _without_blanks(text) and not (b"\\" in text and b"\\u0000" in text)
-    if same and len(values) == len(texts) and elements[1::2] == [_MARK] * (len(texts) - 1):
-        return values
-    return [*map(read_document, texts)]
+    alone = len(values) == len(texts) and elements[1::2] == [_MARK] * (len(texts) - 1)
+    return (values, again) if same and alone else None
 
 
 _JSON_BLANKS = b" \t\r\n"
@@ -222,6 +236,16 @@ class JsonCodec(TypeCodec):
             return _read_documents(values if sqlite else [*map(str.encode, values)])
 
         return documents
+
+    def column_writer(self, refuse: Refuse, *, sqlite: bool) -> WriteColumn:
+        encode = self.column_encoder(refuse, sqlite=sqlite)
+
+        def written(values: Sequence[Any]) -> list[bytes]:
+            if sqlite and {*map(type, values)} != {bytes}:
+                return strict_json.dumps_each(encode(values))
+            return _write_documents(values if sqlite else [*map(str.encode, values)])
+
+        return written
 
     def checked_decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:  # noqa: ARG002
         write = orjson.dumps

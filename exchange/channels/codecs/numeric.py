@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal
 from math import copysign, isfinite
@@ -21,11 +21,13 @@ from exchange.channels.codecs.base import (
     Json,
     Refuse,
     TypeCodec,
+    WriteColumn,
     all_of,
     as_is,
     raw,
     stored,
 )
+from exchange.format import strict_json
 
 _MOST_DIGITS_BEFORE, _MOST_DIGITS_AFTER = 131_072, 16_383
 """PostgreSQL's own bounds of a numeric column that declares none."""
@@ -57,6 +59,17 @@ class IntegerCodec(TypeCodec):
 
     def column_encoder(self, refuse: Refuse, *, sqlite: bool) -> EncodeColumn:  # noqa: ARG002 - the schema has the bounds
         return all_of(int)
+
+    def column_writer(self, refuse: Refuse, *, sqlite: bool) -> WriteColumn:
+        encode, bound = self.column_encoder(refuse, sqlite=sqlite), 2 ** (self.bits - 1)
+
+        def written(values: Sequence[Any]) -> list[bytes]:
+            encode(values)
+            if min(values) < -bound or max(values) >= bound:
+                raise ValueError
+            return strict_json.dumps_scalars(values)
+
+        return written
 
     def decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:  # noqa: ARG002
         least, most = -(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1
@@ -102,6 +115,10 @@ class BooleanCodec(TypeCodec):
     def column_encoder(self, refuse: Refuse, *, sqlite: bool) -> EncodeColumn:
         return super().column_encoder(refuse, sqlite=sqlite) if sqlite else all_of(bool)
 
+    def column_writer(self, refuse: Refuse, *, sqlite: bool) -> WriteColumn:
+        encode = self.column_encoder(refuse, sqlite=sqlite)
+        return lambda values: [b"true" if value else b"false" for value in encode(values)]
+
     def checked_decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:  # noqa: ARG002
         return as_is
 
@@ -142,6 +159,10 @@ class FloatCodec(TypeCodec):
             raise refuse(value)
 
         return finite
+
+    def column_writer(self, refuse: Refuse, *, sqlite: bool) -> WriteColumn:
+        encode, only_floats = self.column_encoder(refuse, sqlite=sqlite), all_of(float)
+        return lambda values: strict_json.dumps_scalars(only_floats(encode(values)))
 
     def text_encoder(self, refuse: Refuse) -> Encode:
         finite = self.encoder(refuse, sqlite=False)

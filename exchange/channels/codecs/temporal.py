@@ -15,7 +15,18 @@ from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-from exchange.channels.codecs.base import Decode, Encode, EncodeColumn, Json, Refuse, SpelledCodec, TypeCodec, as_is
+from exchange.channels.codecs.base import (
+    Decode,
+    Encode,
+    EncodeColumn,
+    Json,
+    Refuse,
+    SpelledCodec,
+    TypeCodec,
+    WriteColumn,
+    as_is,
+    in_shape,
+)
 
 _YEAR = "(?:[1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"  # there is no year 0
 _DATE = f"{_YEAR}-[0-9]{{2}}-[0-9]{{2}}"
@@ -45,6 +56,34 @@ def _is_day(text: str) -> bool:
         return False
 
 
+_DIGITS = bytes.maketrans(b"123456789", b"0" * 9)
+_DATE_SHAPE, _DATE_TIME_SHAPE = b"0000-00-00", b"0000-00-00T00:00:00.000000"
+_HOUR_AT, _MINUTE_AT, _SECOND_AT = (len("2026-11-22T"), len("2026-11-22T06:"), len("2026-11-22T06:15:"))
+_LAST_HOUR, _LAST_TEN = tuple(b"23"), ord("5")
+
+
+def _written_moments(texts: Sequence[str], zone: bytes, mark: bytes, *, timed: bool) -> list[bytes]:
+    """Write dates, or date-times that have all their digits, with a mark for the zone; ValueError if one is none.
+
+    Looked at in columns: where all have one shape, each digit has its place.
+    """
+    words = ("\n".join(texts) + "\n").encode()
+    if b"T" in words:
+        raise ValueError
+    words = words.replace(b" ", b"T").replace(zone + b"\n", mark + b"\n")
+    shape = (_DATE_TIME_SHAPE if timed else _DATE_SHAPE) + mark
+    moments = in_shape(words, _DIGITS, shape)
+    real = all(map(_is_day, {text[:_ISO_DATE_LENGTH] for text in texts}))
+    if timed and real:
+        step = len(shape) + 1
+        hours = zip(words[_HOUR_AT::step], words[_HOUR_AT + 1 :: step], strict=True)
+        sixties = max(words[_MINUTE_AT::step]), max(words[_SECOND_AT::step])
+        real = max(hours) <= _LAST_HOUR and max(sixties) <= _LAST_TEN
+    if not real:
+        raise ValueError
+    return moments
+
+
 @dataclass(frozen=True)
 class DateCodec(TypeCodec):
     """Dates of the years 1 to 9999."""
@@ -69,6 +108,10 @@ class DateCodec(TypeCodec):
             raise refuse(value)
 
         return from_sqlite if sqlite else from_postgresql
+
+    def column_writer(self, refuse: Refuse, *, sqlite: bool) -> WriteColumn:
+        encode = self.column_encoder(refuse, sqlite=sqlite)
+        return lambda values: _written_moments(encode(values), b"", b"", timed=False)
 
     def decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:  # noqa: ARG002
         def day(value: Json) -> str:
@@ -222,6 +265,25 @@ class DateTimeCodec(TypeCodec):
             return moments
 
         return from_sqlite if sqlite else from_postgresql
+
+    def column_writer(self, refuse: Refuse, *, sqlite: bool) -> WriteColumn | None:
+        if self.digits != _MICROSECOND_DIGITS:
+            return None
+        moment, mark = self.encoder(refuse, sqlite=sqlite), b"Z" if self.aware else b""
+        zone = "+00" if self.aware and not sqlite else ""
+        longest = _ISO_DATE_TIME_LENGTH + len(zone)
+
+        def with_all_digits(text: str) -> str:
+            made = moment(text.encode() if sqlite else text)[:_ISO_DATE_TIME_LENGTH]
+            return f"{made.replace('T', ' ')}{zone}"
+
+        def written(values: Sequence[Any]) -> list[bytes]:
+            texts = [*map(bytes.decode, values)] if sqlite else values
+            if {*map(len, texts)} != {longest}:
+                texts = [text if len(text) == longest else with_all_digits(text) for text in texts]
+            return _written_moments(texts, zone.encode(), mark, timed=True)
+
+        return written
 
     def _from_postgresql(self, refuse: Refuse) -> Encode:
         zone, mark = ("+00", "Z") if self.aware else ("", "")

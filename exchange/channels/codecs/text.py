@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 import sqlalchemy as sa
 
 from exchange.channels.codecs.base import (
@@ -20,9 +21,12 @@ from exchange.channels.codecs.base import (
     Refuse,
     SpelledCodec,
     TypeCodec,
+    WriteColumn,
     as_is,
+    in_shape,
     raw,
 )
+from exchange.format import strict_json
 
 _SHORT = 200
 
@@ -72,6 +76,19 @@ class TextCodec(TypeCodec):
 
     def column_encoder(self, refuse: Refuse, *, sqlite: bool) -> EncodeColumn:  # noqa: ARG002 - the schema has the rest
         return _decoded if sqlite else as_is
+
+    def column_writer(self, refuse: Refuse, *, sqlite: bool) -> WriteColumn | None:
+        if self.fixed:
+            return None
+        encode, most = self.column_encoder(refuse, sqlite=sqlite), self.length
+
+        def written(values: Sequence[Any]) -> list[bytes]:
+            words = encode(values)
+            if {*map(type, words)} != {str} or (most is not None and max(map(len, words)) > most):
+                raise ValueError
+            return strict_json.dumps_scalars(words)
+
+        return written
 
     def checked_decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:
         return self.decoder(refuse, sqlite=sqlite) if self.fixed else as_is
@@ -145,6 +162,10 @@ class EnumCodec(TypeCodec):
         wire = self._wire_values(sqlite=sqlite).__getitem__
         return lambda values: [*map(wire, values)]
 
+    def column_writer(self, refuse: Refuse, *, sqlite: bool) -> WriteColumn:  # noqa: ARG002
+        texts = {kept: orjson.dumps(wire) for kept, wire in self._wire_values(sqlite=sqlite).items()}
+        return lambda values: [*map(texts.__getitem__, values)]
+
     def _wire_values(self, *, sqlite: bool) -> Mapping[Hashable, str | int]:
         return {name.encode() if sqlite else name: wire for name, wire in self.wires}
 
@@ -181,6 +202,8 @@ def _digits(uuid: str) -> str:
 
 
 _UUID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_HEX_DIGITS = bytes.maketrans(b"123456789abcdef", b"0" * 15)
+_UUID_SHAPE = b"00000000-0000-0000-0000-000000000000"
 _HEX = re.compile(rb"[0-9a-f]{32}")
 
 
@@ -227,6 +250,10 @@ class UuidCodec(TypeCodec):
         if not sqlite or self.dashes:
             return super().column_encoder(refuse, sqlite=sqlite)
         return lambda values: [f"{d[:8]}-{d[8:12]}-{d[12:16]}-{d[16:20]}-{d[20:]}" for d in map(bytes.decode, values)]
+
+    def column_writer(self, refuse: Refuse, *, sqlite: bool) -> WriteColumn:
+        encode = self.column_encoder(refuse, sqlite=sqlite)
+        return lambda values: in_shape(("\n".join(encode(values)) + "\n").encode(), _HEX_DIGITS, _UUID_SHAPE)
 
     def checked_decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:  # noqa: ARG002
         return as_is if self._is_dashed(sqlite=sqlite) else _digits
@@ -284,6 +311,10 @@ class BytesCodec(TypeCodec):
             raise refuse(value)
 
         return octets
+
+    def column_writer(self, refuse: Refuse, *, sqlite: bool) -> WriteColumn:
+        octets = self.encoder(refuse, sqlite=sqlite)
+        return lambda values: strict_json.dumps_scalars([*map(octets, values)])
 
     def text_encoder(self, refuse: Refuse) -> Encode:
         octets = self.encoder(refuse, sqlite=False)
