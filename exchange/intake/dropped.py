@@ -202,6 +202,8 @@ class _Turn:
             with reading(self.site.engine) as connection:
                 if standing.at_places(connection, [str(one.place)]):
                     return False  # somebody did, just now
+            if not os.path.lexists(one.place):
+                return False  # and it is loaded and put away already, which moves it before the ledger says so
             number = take_in_claimed(self.site, one, self.stopping)
             if number is not None:
                 self.touched.add(number)
