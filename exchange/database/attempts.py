@@ -121,8 +121,8 @@ def _count(connection: Connection, key: str, before: int, **values: Any) -> None
 
 
 def _take_back(connection: Connection, key: str) -> None:
-    connection.execute(_TAKE_BACK, {"key": key})
-    connection.execute(_FORGET_NONE_LEFT, {"key": key})
+    if connection.execute(_TAKE_BACK, {"key": key}).rowcount:  # none of a batch that was settled
+        connection.execute(_FORGET_NONE_LEFT, {"key": key})
 
 
 _OF_BATCH = attempt.c.batch == sa.bindparam("key")

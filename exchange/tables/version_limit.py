@@ -63,18 +63,20 @@ class Freed(AsDict):
 def most(site: Site, connection: Connection, channel: Channel) -> int:
     """Give the greatest version that is taken of an incoming channel now. Reads in the caller's transaction."""
     # A clock that fell back is behind what it once said itself.
-    said = (connection.scalar(_NEWEST_EVENT), connection.scalar(_CREATED_AT))
-    moment = max(now(), *filter(None, said))
-    known = connection.execute(_AHEAD, {"channel": channel.declared}).one_or_none()
-    reached = _microseconds(moment)
-    if known is not None:
+    known = connection.execute(_KNOWN, {"channel": channel.declared}).one()
+    reached = _microseconds(max(now(), *filter(None, (known.said, known.created_at))))
+    if known.version is not None:
         reached = max(reached, known.version + max(reached - _microseconds(known.at), 0))
     return reached + round(site.limits.ahead_days * _DAY)
 
 
-_NEWEST_EVENT = sa.select(event.c.at).order_by(event.c.id.desc()).limit(1)
-_CREATED_AT = sa.select(network.c.created_at)
-_AHEAD = sa.select(ahead).where(ahead.c.channel == sa.bindparam("channel"))
+_OF_CHANNEL = ahead.c.channel == sa.bindparam("channel")
+_KNOWN = sa.select(
+    sa.select(event.c.at).order_by(event.c.id.desc()).limit(1).scalar_subquery().label("said"),
+    sa.select(network.c.created_at).limit(1).scalar_subquery().label("created_at"),
+    sa.select(ahead.c.version).where(_OF_CHANNEL).scalar_subquery().label("version"),
+    sa.select(ahead.c.at).where(_OF_CHANNEL).scalar_subquery().label("at"),
+)
 
 
 def fault(version: int, most: int, peer: str) -> RecordError:
