@@ -161,4 +161,8 @@ def extract(shop: Workshop) -> Outcome:
         {OURS: ours, COPY_TO: partial(drops.step, "copy_to_csv", full, file=shop.path(".csv"))}, shop.sizes.rounds
     )
     say = "extract to CSV, PostgreSQL: rate / "
-    return Outcome((rates(say + COPY_TO, None, series[OURS], series[COPY_TO]),), series)
+    bars = (
+        rates(say + COPY_TO, None, series[OURS], series[COPY_TO]),
+        work(f"the same: processor's time a row / {COPY_TO}", None, series[OURS], series[COPY_TO]),
+    )
+    return Outcome(bars, series)
