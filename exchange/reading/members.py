@@ -17,6 +17,10 @@ MOST_MEMBERS, MOST_NAME = 1_000, 200
 """So many members are told apart, of names of so many characters: a row may have any number of others."""
 
 
+_UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What the reader raises: for bytes of a member's name that are no UTF-8 it is the second."""
+
+
 def nothing() -> None:
     """Go on."""
 
@@ -62,7 +66,7 @@ def _others(reader: msgspec.json.Decoder[Any], records: Sequence[bytes], known: 
     """Give the members of rows that are not known."""
     try:
         reader.decode_lines(b"\n".join(records))
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         yield from _others_one_by_one(reader, records, known)
 
 
@@ -72,7 +76,7 @@ def _others_one_by_one(
     for record in records:
         try:
             reader.decode(record)
-        except msgspec.DecodeError:
+        except _UNREADABLE:
             try:
                 row = read_object(record)
             except RecordError:

@@ -207,3 +207,23 @@ def test_two_members_that_mean_one_column_refuse_the_file_wherever_they_are() ->
     content = _lines('{"id":#,"name":"row"}\n', 20_000, '{"id":20000,"Name":"x"}\n')
     with pytest.raises(FileRefused, match="column name is in it 2 times"):
         read_all(content, name="rows.jsonl")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"id":7,"\xff":1}',
+        b'{"id":7,"deep":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"id":7,"\\ud800":1}',
+        b'{"id":7} {}',
+        b"\x00",
+        b"",
+    ],
+    ids=range(6),
+)
+def test_a_line_that_is_no_json_hides_no_member_of_others(line: bytes) -> None:
+    content = _lines('{"id":#,"name":"row"}\n', 20_000) + line + b'\n{"id":20001,"price":1}\n'
+    found = read_all(content, name="rows.jsonl")
+
+    assert found.format.columns == ("id", "name", "price")
+    assert (len(found.bodies), [one.number for one in found.bad]) == (20_001, [20_001] if line else [])
