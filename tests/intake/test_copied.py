@@ -190,3 +190,36 @@ def test_rows_that_are_given_up_in_the_middle_leave_a_connection_that_works(plan
         with closing(found[1]) as lines:  # type: ignore[type-var]
             assert next(lines)[0] == b"6\t" + b"x" * 1000 + b"\n"
         assert connection.scalar(sa.select(sa.func.count()).select_from(EVERY)) == 5000
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        ["exact>=1.50"],
+        ["day=2026-02-28"],
+        ["aware<2027-01-01T00:00:00Z"],
+        ["truth=true"],
+        ["word=50% of 'it' \\ \"x\""],
+        ["word!=50%s"],
+        [f"uuid={uuid.UUID(int=7)}"],
+        ["whole IS NOT NULL", "id>0"],
+        ["word=no such"],
+    ],
+    ids=range(9),
+)
+def test_conditions_are_the_same_of_what_is_copied(
+    plant: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: list[str]
+) -> None:
+    row = {name: some[0] for name, some in VALUES.items()}
+    words = ["50% of 'it' \\ \"x\"", "50%s"]
+    with plant.engine.begin() as connection:
+        connection.execute(sa.insert(EVERY), [{**row, "id": at, "word": word} for at, word in enumerate(words)])
+        connection.execute(sa.insert(EVERY), {"id": 9})
+    found = []
+    for name, way in (("copied", capture.copied), ("rows", lambda *_: None)):
+        with monkeypatch.context() as patch:
+            patch.setattr(capture, "copied", way)
+            done = plant.extract("every", tmp_path / f"{name}.csv", where=where)
+        found.append(((tmp_path / f"{name}.csv").read_bytes(), done.rows))
+
+    assert found[0] == found[1]
