@@ -243,8 +243,11 @@ def _versions(connection: Connection, stream: Stream) -> _Versions:
     for row in connection.execute(sa.select(written, *columns).select_from(stream.table)):
         with suppress(RecordError, TypeError):
             rows[reader.key_text(encode(row[1:]))] = int(row[0] or 0)
-    deletes = sa.select(tombstone.c.key, tombstone.c.version).where(tombstone.c.stream == stream.name)
-    return _Versions(rows, {text.encode(): int(version) for text, version in connection.execute(deletes)})
+    deletes = connection.execute(_DELETES, {"stream": stream.name})
+    return _Versions(rows, {text.encode(): int(version) for text, version in deletes})
+
+
+_DELETES = sa.select(tombstone.c.key, tombstone.c.version).where(tombstone.c.stream == sa.bindparam("stream"))
 
 
 # What explains that a row differs
