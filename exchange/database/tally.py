@@ -57,6 +57,11 @@ class Tally:
         self._lock = threading.Lock()
         self._noted: defaultdict[Counted, tuple[int, int]] = defaultdict(lambda: (0, 0))
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether all that was noted is written down."""
+        return not self._noted
+
     def count(self, what: str, direction: Direction, channel: str, label: str = "", number: int = 1) -> None:
         """Note that something happened so many times."""
         if number:

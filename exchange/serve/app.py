@@ -60,7 +60,7 @@ def make_app(settings: Settings, *, token: str | None = None, identify: Identify
         yield
         manager().stops()
         written.cancel()
-        await run_sync(counting.write)
+        await counting.settle()
         await run_sync(side.close)
 
     app = Starlette(
@@ -120,15 +120,11 @@ async def _metrics(request: Request) -> Response:
     side: Side = request.app.state.side
     counting: Counting = request.app.state.door.counting
     try:
-        content = await run_sync(_scraped, side, counting)
+        await counting.settle()
+        content = await run_sync(side.scraper.render, METRICS_SECONDS)
     except SettingsFaults as faults:
         return PlainTextResponse(f"{faults}\n", 503)
     return Response(content + counting.render(), media_type=_METRICS_TYPE)
-
-
-def _scraped(side: Side, counting: Counting) -> bytes:
-    counting.write()
-    return side.scraper.render(METRICS_SECONDS)
 
 
 def _wanted(accept: str) -> str:

@@ -30,6 +30,8 @@ from exchange.settings import Settings, SettingsFaults, variable_name
 
 REQUEST_SECONDS = 10.0
 """So long a connection may take for what it asks."""
+SWITCH_SECONDS = 0.001
+"""So long a thread keeps others from running: who holds a lock of the database is not to wait for who writes JSON."""
 MOST_AT_ONCE = 400
 """So many connections are served at once, half of them for those who wait; others are told to come again."""
 
@@ -110,6 +112,7 @@ def run_server(settings: Settings) -> None:
         )
         raise SettingsFaults([msg])
     _check_certificate(settings)
+    sys.setswitchinterval(SWITCH_SECONDS)
     manager()
     logs.configure("serve", settings.log_level, settings.log_format, secrets=settings.passwords)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

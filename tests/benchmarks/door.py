@@ -142,7 +142,7 @@ class _Users:
     seconds: float
     took: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     committed: dict[str, float] = field(default_factory=dict)
-    lag: list[float] = field(default_factory=list)
+    told: dict[str, float] = field(default_factory=dict)
 
     async def ask(self) -> tuple[dict[str, list[float]], list[float]]:
         """Have all sign in at once, then all ask for so long."""
@@ -151,7 +151,7 @@ class _Users:
         responding = asyncio.create_task(asyncio.to_thread(self._respond))
         await asyncio.gather(*(self._live(*one) for one in signed))
         await responding
-        return self.took, self.lag
+        return self.took, [self.told[number] - self.committed[number] for number in self.told]
 
     async def _sign_in(self, number: int) -> tuple[_Connection, str]:
         connection = _Connection(self.port)
@@ -193,7 +193,7 @@ class _Users:
         if status != 200:
             raise AssertionError(f"{status} {found}")
         if found["response"] is not None:
-            self.lag.append(told - self.committed[number])
+            self.told[number] = told
 
     def _respond(self) -> None:
         """Have responses come every few seconds, as batches do, until all who wait have theirs."""

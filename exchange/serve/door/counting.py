@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 
+from anyio import move_on_after
 from anyio.to_thread import run_sync
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from sqlalchemy import Engine
@@ -22,13 +24,16 @@ from exchange.settings import SettingsFaults
 WRITTEN_SECONDS = 10.0
 """So often what was counted is added to what the database has: a process that is killed takes so much with it."""
 
+SETTLED_SECONDS = 1.5
+"""So long a scrape, and the end of the process, wait for that."""
+
 
 class Counting:
     """For any number of threads. Labels are those of the API's table: nobody can make up others."""
 
     def __init__(self, network: str, engine: Callable[[], Engine], waiting: Callable[[], int]) -> None:
         """Take the side's name, what gives its database, and what says how many wait for an answer."""
-        self._engine, self._tally = engine, Tally()
+        self._engine, self._tally, self._writing = engine, Tally(), threading.Lock()
         self._registry = CollectorRegistry()
         said = "How many wait for an answer to a request, of the process that was asked."
         gauge = Gauge("exchange_door_waiting", said, ("network", "process"), registry=self._registry)
@@ -43,12 +48,22 @@ class Counting:
         """Write down again and again what was counted, until it is cancelled."""
         while True:
             await asyncio.sleep(WRITTEN_SECONDS)
-            await run_sync(self.write)
+            await run_sync(self._write, abandon_on_cancel=True)
 
-    def write(self) -> None:
-        """Write down what was counted; what can't be written now is kept."""
-        with suppress(SettingsFaults, TransientError):
-            self._tally.write(self._engine())
+    async def settle(self) -> None:
+        """Write down what was counted; a database that hangs is not waited for."""
+        with move_on_after(SETTLED_SECONDS):
+            await run_sync(self._write, abandon_on_cancel=True)
+
+    def _write(self) -> None:
+        """Write down what was counted; what can't be written now is kept. One thread at a time may hang in it."""
+        if self._tally.is_empty or not self._writing.acquire(blocking=False):
+            return
+        try:
+            with suppress(SettingsFaults, TransientError):
+                self._tally.write(self._engine())
+        finally:
+            self._writing.release()
 
     def render(self) -> bytes:
         """Give what is this process's alone in Prometheus' text format."""

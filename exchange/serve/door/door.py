@@ -32,8 +32,9 @@ from exchange.settings import Settings
 
 MOST_SIGNING_IN = 200
 """So many wait for their password to be looked at, a few at a time; those beyond come again."""
-MOST_READING = 6
-MOST_WRITING = 4
+MOST_READING = 8
+MOST_WRITING = 3
+MOST_RENEWING = 2
 """So many requests are answered at once, in a thread and on a connection of the database each."""
 MOST_SEEN = 10_000
 """So many callers are remembered with their users."""
@@ -83,6 +84,11 @@ class Door:
     def writes(self) -> CapacityLimiter:
         """Give those that write: whoever waits for a lock keeps none from looking."""
         return CapacityLimiter(MOST_WRITING)
+
+    @cached_property
+    def renewals(self) -> CapacityLimiter:
+        """Give those in which tokens are renewed, which no lock of a profile keeps waiting."""
+        return CapacityLimiter(MOST_RENEWING)
 
     @contextmanager
     def writing(self) -> Iterator[Engine]:

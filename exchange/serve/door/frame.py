@@ -148,7 +148,8 @@ def _is_all_seen(request: Request, response: Response, *, otherwise: bool = True
 async def _run(door: Door, *asked: Any) -> tuple[Reply | Response, Shown | None]:
     """Answer in one of a few threads, in the order in which they came."""
     wanted: Endpoint = asked[-1]
-    return await run_sync(_answered, door, *asked, limiter=door.reads if wanted.method == "GET" else door.writes)
+    limiter = door.reads if wanted.method == "GET" else door.renewals if wanted.by_anybody else door.writes
+    return await run_sync(_answered, door, *asked, limiter=limiter)
 
 
 async def _signed_in(door: Door, *asked: Any) -> tuple[Reply | Response, Shown | None]:
