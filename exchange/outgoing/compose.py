@@ -208,7 +208,7 @@ def _rows_to_encode(
     there = dict.fromkeys(keys, 0)
     for stream in streams:
         kind, last = _upsert_encoder(site, connection, stream), None
-        for rows in capture.rows(connection, stream):
+        for rows in capture.rows(connection, stream, keys[stream.name]):
             # Each key has a version of its own, and where a key is not unique after all its rows come together:
             # those at the beginning of a piece may belong to the key that the piece before ended with.
             versions = {row[1] for row in rows}

@@ -370,3 +370,26 @@ def test_a_log_believed_to_be_empty_is_still_taken_fast(postgres_lab: Lab) -> No
         connection.exec_driver_sql("SET LOCAL statement_timeout = '20s'")
         assert capture.claim(connection, [stream], 10_000).more_pending
         assert len(upserts(connection, stream)) > 1
+
+
+@pytest.mark.parametrize("there, whole", [(1_500, True), (15_000, False)])
+def test_a_good_part_of_a_table_is_read_as_a_whole_and_in_the_same_order(
+    postgres_lab: Lab, there: int, whole: bool
+) -> None:
+    table = sa.Table("thing", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("x", sa.Text))
+    (stream,) = postgres_lab.create(table)
+    postgres_lab.run(f"INSERT INTO thing SELECT n, 'some ' || n FROM generate_series(1, {there}) n")
+    postgres_lab.forget()
+    postgres_lab.run("UPDATE thing SET x = 'other' WHERE id <= 1500 AND id % 2 = 0", "ANALYZE thing")
+    postgres_lab.run("UPDATE thing SET x = 'another' WHERE id <= 1500 AND id % 2 = 1")
+    with postgres_lab.exporting() as connection:
+        keys = capture.claim(connection, [stream], 100_000).keys["s0"]
+        assert keys == 1_500
+        by_key = [row for some in capture.rows(connection, stream) for row in some]
+        scans = "SELECT seq_scan FROM pg_stat_xact_user_tables WHERE relname = 'thing'"
+        before = connection.scalar(sa.text(scans))
+        assert [row for some in capture.rows(connection, stream, keys) for row in some] == by_key
+        assert (connection.scalar(sa.text(scans)) > before) is whole
+    versions = [row[1] for row in by_key]
+    assert versions == sorted(versions)
+    assert [row[2] for row in by_key[:2]] == [2, 4]

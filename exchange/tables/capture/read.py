@@ -22,7 +22,13 @@ from exchange.format import strict_json
 from exchange.format.errors import RecordError
 from exchange.tables.capture import sqlite
 from exchange.tables.capture.sql import TableName, identifier, literal, run
-from exchange.tables.capture.stream_table import CLAIMED, StreamTable, self_references
+from exchange.tables.capture.stream_table import (
+    CLAIMED,
+    MANY_KEYS,
+    WORK_MEMORY_KIB,
+    StreamTable,
+    self_references,
+)
 
 FETCH_ROWS = 50
 """How many rows are in memory at once: few, for they may be large, and few are all in the processor's cache."""
@@ -44,17 +50,17 @@ Row = tuple[Any, ...]
 """What the driver gives, untouched."""
 
 
-def rows(connection: Connection, stream: Stream) -> Iterator[Sequence[Row]]:
+def rows(connection: Connection, stream: Stream, keys: int = 0) -> Iterator[Sequence[Row]]:
     """Read the claimed rows that exist now: key text, version, then the selected value of each stream column.
 
-    Parents come before children, else by version. Streamed, some rows at a time: read it to its end or close it before
-    anything else is done with the connection. Raises SQLAlchemy's DBAPIError. Runs in the transaction of ``claim`` or
-    ``next_page``.
+    ``keys`` says how many were claimed, where that is known: a good part of a table is read another way. Parents come
+    before children, else by version. Streamed, some rows at a time: read it to its end or close it before anything else
+    is done with the connection. Raises SQLAlchemy's DBAPIError. Runs in the transaction of ``claim`` or ``next_page``.
     """
     has_key: sa.ColumnElement[bool] = sa.literal_column(StreamTable.of(connection, stream).row_has_key())
     columns = [stream.codecs[column.name].selected(connection.dialect) for column in stream.columns]
     order = (CLAIMED.c.level, CLAIMED.c.version) if self_references(stream) else (CLAIMED.c.version,)
-    if dialect_of(connection).is_postgresql:
+    if dialect_of(connection).is_postgresql and not _are_most(connection, stream, keys):
         # Key by key in their order, through the table's own index: the first row comes at once, where a join
         # of sets would put all of them into order first, and we would wait.
         claimed = (
@@ -74,6 +80,28 @@ def rows(connection: Connection, stream: Stream) -> Iterator[Sequence[Row]]:
             .order_by(*order)
         )
     yield from streamed(connection, select, fetch_rows(connection, stream))
+
+
+def _are_most(connection: Connection, stream: Stream, keys: int) -> bool:
+    """Say whether so many keys are a good part of a table, and their rows so few that they are sorted in memory.
+
+    Then to read the whole table costs less than to look for each key. Asks PostgreSQL's catalogue.
+    """
+    if keys < MANY_KEYS:
+        return False
+    name = str(TableName(stream.table.name, stream.table.schema))
+    asked = {"name": name, "keys": keys, "of": keys * GOOD_PART, "bytes": WORK_MEMORY_KIB * 1024 // 2}
+    return connection.scalar(_MOST, asked) is True
+
+
+GOOD_PART = 8
+"""One of so many rows of a table is a good part of it."""
+
+_MOST = sa.text(
+    "SELECT :of >= n AND :keys * pg_table_size(oid) <= :bytes * n FROM (SELECT oid,"
+    " reltuples / relpages * pg_relation_size(oid) / current_setting('block_size')::integer AS n"
+    " FROM pg_class WHERE oid = to_regclass(:name) AND relpages > 0 AND reltuples > 0) c"
+)
 
 
 def fetch_rows(connection: Connection, stream: Stream, usual: int = FETCH_ROWS) -> int:
