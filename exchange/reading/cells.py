@@ -66,6 +66,8 @@ class Cells:
         try:
             if None not in cells:
                 return self.many(cells), {}  # type: ignore[arg-type]
+            if self.null is None and self.many is _as_they_are:
+                return cells, {}
             if self.null is None:
                 made = iter(self.many([cell for cell in cells if cell is not None]))
                 return [None if cell is None else next(made) for cell in cells], {}

@@ -1,9 +1,9 @@
 """The loader: rows of one batch into the receiving tables, in the caller's transaction.
 
 ``add`` collects rows into a ``chunk``, which goes straight into its table if it can (``bulk_path``, which asks
-``precheck`` where rows are suspect, or has ``screened`` insert own rows past bad ones). What can't is staged
-(``staging``), and ``load`` compares it (``checks``) and writes or refuses it by sets (``upsert``). One algorithm for
-both databases; only how rows reach it differs (``copy``). Never commits, reads no file.
+``precheck`` where rows are suspect). What can't is staged (``staging``), and ``load`` compares it (``checks``) and
+writes or refuses it by sets (``upsert``). One algorithm for both databases; only how rows reach it differs (``copy``).
+Never commits, reads no file.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """The bulk path: upserts of one stream on their way into its table, as directly as what came before allows.
 
 New rows are inserted by the database's own bulk load. Where it refuses that, rows that may be bad are found by a
-precheck first and staged for the end of the load, and the others are inserted; own rows on PostgreSQL by one statement
-that leaves out the bad ones (``screened``). Where keys are there already one statement inserts and updates. Where most
-rows are suspect all are staged. There is no way back to a cheaper strategy, so that a load pays for what its rows need
-and hardly more.
+precheck first and staged for the end of the load, and the others are inserted. Where keys are there already one
+statement inserts and updates. Where most rows are suspect all are staged. There is no way back to a cheaper strategy,
+so that a load pays for what its rows need and hardly more.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ from exchange.tables.loader.checks import Refusal
 from exchange.tables.loader.constraints import Constraints
 from exchange.tables.loader.copy import goes_on, put
 from exchange.tables.loader.precheck import Precheck
-from exchange.tables.loader.screened import Screened, may_screen
 from exchange.tables.loader.staging import LINE, Key, Rows, Stage, TemporaryTable
 from exchange.tables.loader.traits import TableFault, traits_of
 from exchange.tables.loader.writing import Writing
@@ -73,21 +71,6 @@ _NEXT_OF_INSERTS = {
     Strategy.UNIQUE_CHECKED_INSERT: Strategy.STAGE,
 }
 """Where a row whose key is there changes nothing, that key is a unique value like others."""
-
-_NEXT_OF_TAKEN = {**_NEXT_OF_INSERTS, Strategy.INSERT: Strategy.UNIQUE_CHECKED_INSERT}
-"""The same where a unique value was taken: what does not look for that would fail again."""
-
-_TAKEN_ON_SQLITE = {
-    sqlite3.SQLITE_CONSTRAINT_UNIQUE,
-    sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
-    sqlite3.SQLITE_CONSTRAINT_ROWID,
-}
-
-
-def _is_taken(error: BaseException | None) -> bool:
-    """Say whether the database refused a row because there is one with its key or a unique value of it."""
-    on_sqlite = getattr(error, "sqlite_errorcode", None) in _TAKEN_ON_SQLITE
-    return on_sqlite or getattr(error, "sqlstate", None) == UNIQUE_VIOLATION
 
 
 class BulkPath:
@@ -191,8 +174,7 @@ class BulkPath:
         may_be_deleted = not self._writing.is_own and min(rows.versions) <= self._newest_tombstone
         if self._strategy is Strategy.INSERT and not may_be_deleted and self._try(rows):
             return
-        if not self._insert_past_bad(rows):
-            self._write_checked(self._last_of_each(rows), may_be_deleted=may_be_deleted)
+        self._write_checked(self._last_of_each(rows), may_be_deleted=may_be_deleted)
 
     def _write_checked(self, rows: Rows, *, may_be_deleted: bool) -> None:
         """Write rows of which some may be bad, as the strategy says, or as the next one that succeeds."""
@@ -206,37 +188,14 @@ class BulkPath:
             if suspects is None:
                 self._strategy = Strategy.STAGE
                 break
-            good, suspect = rows.parted(suspects)
+            good = rows.parted(suspects)[0] if suspects else rows
             if len(good.rows) < len(rows.rows) * WORTHWHILE:
                 self._strategy = Strategy.STAGE
             elif self._try(good):
-                if suspect.rows:
-                    self._add_to_stage(suspect)
+                if suspects:
+                    self._add_to_stage(rows.on(suspects))
                 return
         self._add_to_stage(rows)
-
-    def _insert_past_bad(self, rows: Rows) -> bool:
-        """Insert own rows by one statement and stage what it leaves; say whether that could be done."""
-        left = None if self._screened is None else self._screened.insert(rows)
-        if left is None:
-            self._screened = None  # what one chunk has another one is likely to have
-            return False
-        self.written += len(rows.rows) - len(left)
-        if left:
-            self._add_to_stage(rows.on(left))
-        if len(left) > len(rows.rows) * WORTHWHILE:
-            self._strategy = Strategy.STAGE
-        return True
-
-    @cached_property
-    def _screened(self) -> Screened | None:
-        """What inserts own rows past those that are forbidden, where that can be."""
-        if self._writing is not Writing.INSERT:
-            return None
-        constraints = self._reflect()
-        if not may_screen(self._connection, self.stream, self.traits, constraints):
-            return None
-        return Screened(self._connection, self.stream, f"exchange_screened_{self._number}", constraints)
 
     def _repeats_a_key(self, rows: Rows) -> bool:
         """Say whether a statement that may change rows would write one twice, which none can."""
@@ -255,7 +214,9 @@ class BulkPath:
 
         None if one of them has a value that its column does not take.
         """
-        followers = {line for line, key in zip(rows.lines, rows.keys, strict=True) if key in self._staged_keys}
+        followers: set[int] = set()
+        if self._staged_keys:
+            followers = {line for line, key in zip(rows.lines, rows.keys, strict=True) if key in self._staged_keys}
         try:
             return followers | self._precheck.suspects(
                 rows,
@@ -303,7 +264,7 @@ class BulkPath:
     def _next_strategy(self, error: BaseException | None) -> Strategy:
         """Choose the cheapest strategy that may succeed after the database's ``error``."""
         if self._writing is Writing.INSERT:
-            return _NEXT_OF_INSERTS[self._strategy] if not _is_taken(error) else _NEXT_OF_TAKEN[self._strategy]
+            return _NEXT_OF_INSERTS[self._strategy]
         if self._strategy is Strategy.INSERT:
             return Strategy.UPSERT if self._is_key_taken(error) else Strategy.CHECKED_INSERT
         if self._strategy is Strategy.CHECKED_INSERT and not self._is_key_taken(error):
