@@ -21,6 +21,7 @@ from exchange.channels.codecs.document import JsonCodec
 from exchange.channels.codecs.numeric import BooleanCodec, FloatCodec, IntegerCodec
 from exchange.channels.codecs.temporal import DateCodec, DateTimeCodec
 from exchange.channels.codecs.text import EnumCodec, TextCodec, UuidCodec
+from exchange.format import strict_json
 from exchange.format.known_shape import DOCUMENT, ONE_OF, KnownColumn
 
 Fits = Callable[[Sequence[Any]], bool]
@@ -34,11 +35,12 @@ _WIDEST = 2**63 - 1
 def known_column(codec: ColumnCodec, by_schema: Fits) -> KnownColumn | None:
     """Say what to ask of a column's values; ``by_schema`` asks the schema of many. None if they are read otherwise."""
     kind = codec.type_codec
+    escaped = strict_json.dumps(codec.name) != f'"{codec.name}"'.encode()  # msgspec knows no such name
+    wide = isinstance(kind, EnumCodec) and any(type(one) is int and abs(one) > _WIDEST for _, one in kind.wires)
+    if escaped or wide or isinstance(kind, (StructuredCodec, CustomCodec)):
+        return None
     if isinstance(kind, JsonCodec):
         return KnownColumn(DOCUMENT)
-    wide = isinstance(kind, EnumCodec) and any(type(one) is int and abs(one) > _WIDEST for _, one in kind.wires)
-    if wide or isinstance(kind, (StructuredCodec, CustomCodec)):
-        return None
     known = _of_type(kind, codec.json_schema, by_schema)
     return known._replace(type=known.type | None) if codec.nullable else known
 

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import URL, ExceptionContext, make_url
-from sqlalchemy.exc import DatabaseError, DBAPIError, InvalidatePoolError, OperationalError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from exchange.database import clock
@@ -250,12 +250,7 @@ def begin_on_sqlite(engine: Engine) -> None:
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         begin = "BEGIN DEFERRED" if connection.get_execution_options().get("exchange_read_only") else "BEGIN IMMEDIATE"
-        driver: Any = connection.connection.driver_connection
-        try:
-            driver.execute(begin)  # a run begins more transactions than anything else
-        except connection.dialect.loaded_dbapi.Error as error:
-            kind = OperationalError if isinstance(error, sqlite3.OperationalError) else DatabaseError
-            raise kind(begin, None, error) from error
+        connection.exec_driver_sql(begin)
 
     # A disk that is full or fails, and a trigger, may end the transaction: the rest would be committed piece by piece.
     @event.listens_for(engine, "before_cursor_execute")

@@ -295,3 +295,20 @@ def test_a_stream_with_a_column_that_needs_its_own_way_has_no_known_shape() -> N
         sa.Table("arrays", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("a", kind))
     )
     assert set(Checker(stream).known_shapes) == {Op.DELETE}
+
+
+@pytest.mark.parametrize("name", ['a "b"', "a\\b", "a\tb", "a\nb"], ids=["quote", "backslash", "tab", "line"])
+def test_a_stream_with_a_column_whose_name_is_written_with_an_escape_has_no_known_shape(name: str) -> None:
+    table = sa.Table("odd", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column(name, sa.Text))
+    shapes = Checker(Stream(table, name="odd")).known_shapes
+    assert (Op.UPSERT in shapes, Op.DELETE in shapes) == (False, True)
+
+
+def test_a_stream_of_very_many_columns_has_a_known_shape() -> None:
+    columns = [sa.Column(f"column {number}", sa.Text) for number in range(1_500)]
+    table = sa.Table("wide", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), *columns)
+    written = {"id": 1} | {str(column.name): "\u00e4" for column in columns}
+    shape = Checker(Stream(table, name="wide")).known_shapes[Op.UPSERT]
+    known = shape.read([record.encode(Record("wide", Op.UPSERT, 1, written))[:-1]])
+    assert known is not None
+    assert [*known.data] == [written]

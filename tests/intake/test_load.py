@@ -116,7 +116,7 @@ def test_own_modes(loads: Loads) -> None:
 @pytest.mark.usefixtures("small")
 def test_a_load_that_was_killed_goes_on_at_its_segment(quick: Loads) -> None:
     number = quick.drop(*map(row, range(20)))
-    assert run_killed_at(13, quick.side, lambda: quick.load(number)) == KILLED
+    assert run_killed_at(9, quick.side, lambda: quick.load(number)) == KILLED
     assert (quick.entry(number).state, ids(quick)) == (IntakeState.LOADING, [*range(6)])
     assert (quick.load(number).state, ids(quick)) == (IntakeState.LOADED, [*range(20)])
 
