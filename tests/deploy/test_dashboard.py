@@ -213,6 +213,10 @@ def test_every_query_finds_something_of_two_sides_that_work_and_what_it_finds_is
             request.exchange("submit", "administrator", f"number {number}")
             scrape()
         response.exchange("reconcile")
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(
+                f"http://127.0.0.1:{dict(zip(networks, ports, strict=True))['request']}/api/v1/requests"
+            )
         empty: dict[str, str] = {}
 
         def answered() -> bool:

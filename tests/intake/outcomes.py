@@ -46,7 +46,8 @@ def rows(site: Site, table: sa.Table, below: int = 2**31) -> dict[int, dict[str,
     encode = stream.encoder(site.engine.dialect)
     selected = [stream.codecs[column.name].selected(site.engine.dialect) for column in stream.columns]
     with reading(site.engine) as connection:
-        asking = sa.select(*selected).select_from(stream.table).where(stream.table.c.id < sa.literal(below, sa.BigInteger))
+        smaller = stream.table.c.id < sa.literal(below, sa.BigInteger)
+        asking = sa.select(*selected).select_from(stream.table).where(smaller)
         found = [encode(tuple(row)) for row in connection.execute(asking)]
     return {one["id"]: one for one in found}
 

@@ -583,7 +583,7 @@ def test_a_scrape_of_metrics_reads_no_large_table_and_asks_as_much_however_long_
         text = render_metrics(settings, receiver.site, Health("two", LONG_AGO, ())).decode()
 
     assert seen.read_whole(*GROWING) == []
-    assert seen.statements <= 33
+    assert seen.statements <= 34
     assert f'state="applied"}} {BATCHES}.0' in text
 
 

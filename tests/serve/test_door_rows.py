@@ -236,8 +236,8 @@ def test_packed_rows_are_unpacked_as_they_come(door: Door, coding: str, packed: 
     "body, headers, status, sentence",
     [
         (b"x" * 300_000, {}, 413, "too large"),
-        (iter([b"x" * 100_000] * 3), {}, 413, "more than 200000 bytes; send them by parts"),
-        (iter([b"{}\n" * 2_000] * 2), {}, 413, "more than 3000 rows"),
+        ([b"x" * 100_000] * 3, {}, 413, "more than 200000 bytes; send them by parts"),
+        ([b"{}\n" * 2_000] * 2, {}, 413, "more than 3000 rows"),
         (packed(b" " * 50_000_000), {"Content-Encoding": "gzip"}, 413, "more than 200000 bytes"),
         (zstandard.compress(b" " * 50_000_000), {"Content-Encoding": "zstd"}, 413, "more than 200000 bytes"),
         (packed(lines(1, 9))[:-9], {"Content-Encoding": "gzip"}, 400, "it ends too early"),
