@@ -153,6 +153,7 @@ def test_what_is_copied_is_the_same_csv_to_the_byte(
     assert copied == by_rows
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "change",
     [
@@ -192,6 +193,7 @@ def test_rows_that_are_given_up_in_the_middle_leave_a_connection_that_works(plan
         assert connection.scalar(sa.select(sa.func.count()).select_from(EVERY)) == 5000
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "where",
     [

@@ -11,9 +11,8 @@ from tests.databases import Databases
 from tests.intake import hundred, ugly
 
 
-@pytest.mark.parametrize(
-    "kind", ["sqlite", pytest.param("postgresql", marks=[pytest.mark.postgres, pytest.mark.thorough])]
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 def test_ugly_files_and_a_large_one_are_loaded_past_their_bad_rows_and_cross(
     kind: str, tmp_path: Path, databases: Databases
 ) -> None:

@@ -45,7 +45,7 @@ def work_beside_others(place: Place) -> None:
             time.sleep(0.05)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=[pytest.mark.postgres, pytest.mark.thorough])])
 def plant(request: pytest.FixtureRequest, tmp_path: Path, databases: Databases) -> Iterator[tuple[Place, Site]]:
     """Give a side whose folders hold many files, and one that is loaded by parts."""
     kind = request.param
