@@ -87,22 +87,24 @@ def test_the_daily_limit_counts_todays_requests_cancelled_ones_too(database: Eng
         _submit(database)
 
 
-def test_yesterdays_requests_do_not_count(database: Engine, ada: str) -> None:
+def test_yesterdays_requests_do_not_count(database: Engine, ada: str, count: Callable[[type[Base]], int]) -> None:
     for _ in range(3):
         _submit(database)
     midnight = now().replace(hour=0, minute=0, second=0, microsecond=0)
     with database.begin() as connection:
         connection.execute(sa.update(Request).values(created_at=midnight - timedelta(microseconds=1)))
     _submit(database)
+    assert count(Request) == 4
 
 
-def test_another_users_requests_do_not_count(database: Engine, ada: str) -> None:
+def test_another_users_requests_do_not_count(database: Engine, ada: str, count: Callable[[type[Base]], int]) -> None:
     for _ in range(3):
         _submit(database)
     with Session(database) as session, session.begin():
         profile = session.scalars(sa.select(ProfileType)).one()
         session.add(User(name="grace", email="grace@example.org", profile_type=profile))
     _submit(database, "grace")
+    assert count(Request) == 4
 
 
 def test_two_at_once_never_pass_the_limit_together(

@@ -20,7 +20,7 @@ MOST_BYTES = 8 * 1024 * 1024
 
 @dataclass
 class Chunk:
-    """Rows of one stream and one op, in the order of their lines."""
+    """Rows of one stream and one op, nearly in the order of their lines: one that was in doubt may come sooner."""
 
     stream: str = ""
     most_rows: int = FIRST_ROWS
